@@ -1,0 +1,76 @@
+# One command sets up, one plays the demo, one tests, one checks and its twin repairs. Needs git, make and Python 3.11.
+#
+#   make setup    the two environments: .venv (the server) and .venv-fastvideo (FastVideo and the official code)
+#   make demo     one port from start to verdict, on the CPU
+#   make test     make check, then every test
+#   make check    lint, format, types, generated files
+#   make fix      repairs what `make check` can repair
+#   make clean    removes the environments and everything the demo made
+#
+# Another interpreter: make PYTHON=/path/to/python3.11 setup
+
+PYTHON ?= python3.11
+WORKERS ?= 2
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: setup demo test check fix clean
+
+# Paths stay relative, so that a clone in a folder with spaces works.
+PY := .venv/bin/python
+FASTVIDEO_PY := .venv-fastvideo/bin/python
+WHEEL := .demo/wheels/fastvideo-0.2.1-py3-none-any.whl
+STANDINS := server/demo/standins/install.py server/demo/standins/fastvideo_port_cpu_standins.py
+PIP := -m pip install -qq --retries 5 --disable-pip-version-check --no-input
+
+setup: .venv/.installed .venv-fastvideo/.installed $(WHEEL)
+
+# A changed list of pins makes the environment anew; a changed pyproject.toml only installs the project again.
+.venv/.made: constraints/dev.txt
+	@echo "setup: .venv (the server), from constraints/dev.txt"
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "There is no $(PYTHON) here. Do: install Python 3.11, or name it: make PYTHON=/path/to/python3.11 setup" >&2; exit 1; }
+	@rm -rf .venv && "$(PYTHON)" -m venv .venv
+	@$(PY) $(PIP) -r constraints/dev.txt
+	@touch $@
+
+.venv/.installed: .venv/.made pyproject.toml
+	@$(PY) $(PIP) --no-build-isolation --no-deps -e .
+	@$(PY) -m pip check >/dev/null || { $(PY) -m pip check; exit 1; }
+	@touch $@
+
+.venv-fastvideo/.made: constraints/fastvideo.txt
+	@echo "setup: .venv-fastvideo (FastVideo and the official code), from constraints/fastvideo.txt"
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "There is no $(PYTHON) here. Do: install Python 3.11, or name it: make PYTHON=/path/to/python3.11 setup" >&2; exit 1; }
+	@rm -rf .venv-fastvideo && "$(PYTHON)" -m venv .venv-fastvideo
+	@$(FASTVIDEO_PY) $(PIP) -r constraints/fastvideo.txt
+	@touch $@
+
+.venv-fastvideo/.installed: .venv-fastvideo/.made $(STANDINS)
+	@$(FASTVIDEO_PY) server/demo/standins/install.py
+	@touch $@
+
+$(WHEEL): constraints/fastvideo-wheel.txt | .venv/.made
+	@echo "setup: the FastVideo wheel, from constraints/fastvideo-wheel.txt"
+	@$(PY) -m pip download -qq --retries 5 --disable-pip-version-check --no-input --no-deps --require-hashes \
+	  -r constraints/fastvideo-wheel.txt -d .demo/wheels
+	@touch $@
+
+demo: setup
+	@$(PY) -m fastvideo_port.server demo $(ARGS)
+
+test: setup check
+	@$(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+check: .venv/.installed
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+fix: .venv/.installed
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+clean:
+	@rm -rf .venv .venv-fastvideo .demo .mypy_cache .ruff_cache .pytest_cache build

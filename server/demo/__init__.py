@@ -1,0 +1,1 @@
+"""The demo: one real port, driven through the server as an agent would drive it."""
