@@ -1,0 +1,56 @@
+"""What a job function may use besides its spec."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from pathlib import Path
+
+from .strict_json import encode, write_atomically
+
+_INTERVAL = 0.1
+
+
+class Job:
+    """One run as its worker sees it.
+
+    Attributes:
+        run_dir: Folder of the run.
+        files: Folder for artifacts (pictures, tensors, reports), made if absent.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.files = run_dir / "files"
+        self.files.mkdir(exist_ok=True)
+        self._done = 0.0
+        self._pending: bytes | None = None
+        self._written = -math.inf
+
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+        """Tell whoever waits how far the job is.
+
+        Args:
+            done: Work done, in any unit; a value below an earlier one counts as the earlier one.
+            total: All work in the same unit, or none when it is not known.
+            message: What is being done, one short line.
+
+        Writes at most ten times a second, so it may be called in a tight loop; the last call is never lost.
+        """
+        if math.isfinite(done):
+            self._done = max(self._done, float(done))
+        known = total is not None and math.isfinite(total)
+        self._pending = encode({"done": self._done, "total": total if known else None, "message": str(message)[:500]})
+        if time.monotonic() - self._written >= _INTERVAL:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the progress that the rate limit held back."""
+        if self._pending is None:
+            return
+        # Progress is a courtesy: a full disk must not end hours of work.
+        with contextlib.suppress(OSError):
+            write_atomically(self.run_dir / "progress.json", self._pending, durable=False)
+        self._pending = None
+        self._written = time.monotonic()

@@ -1,0 +1,110 @@
+"""Entry of the worker process: runs one job and writes its result, whatever happens inside."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import ParityError
+from .job import Job
+from .strict_json import encode, write_atomically
+
+JOBS = {
+    "ssim": "ssim_job:ssim",
+    "component_parity": "component_job:component_parity",
+    "check_mapping": "mapping_job:check_mapping",
+}
+"""Job name -> ``module:function`` below this package; the function is ``f(spec: dict, job: Job) -> dict``."""
+
+KEY_BYTES = 64
+"""Length of the run's key on standard input, in hexadecimal digits."""
+
+_FRAMES = 6
+
+
+def main(job: str, run_dir: str, jobs: Mapping[str, str] = JOBS, package: str = __package__) -> None:
+    """Run ``job`` with the spec in ``run_dir`` and write ``result.json``.
+
+    The result is ``{"ok": true, "value": {...}}`` or ``{"ok": false, "error": {"what", "seen", "fix", "traceback"}}``,
+    written once, whole, and on disk before the process ends. ``result.mac`` authenticates it with the key that the
+    supervisor handed over on standard input, so that a file put there by anyone else is known as such.
+    """
+    folder = Path(run_dir)
+    key = _read_key()
+    try:
+        spec = json.loads((folder / "spec.json").read_bytes())
+        handle = Job(folder)
+        value = _load(job, jobs, package)(spec, handle)
+        handle.flush()
+        if not isinstance(value, dict):
+            raise TypeError(f"the job returned a {type(value).__name__}, not a dict")
+        result = encode({"ok": True, "value": value})
+    # BaseException: a job that calls sys.exit() must not end as a run without a result.
+    except BaseException as error:
+        result = encode({"ok": False, "error": describe(error)})
+    if key:
+        mac = hmac.new(key, result, hashlib.sha256).hexdigest()
+        write_atomically(folder / "result.mac", mac.encode(), durable=True)
+    write_atomically(folder / "result.json", result, durable=True)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """The ``error`` part of a result: ``what``, ``seen``, ``fix`` and the ``traceback``."""
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    if isinstance(error, ParityError):
+        return {"what": error.what, "seen": error.seen, "fix": error.fix, "traceback": text[-8000:]}
+    if isinstance(error, SystemExit):
+        what, said = "The job called sys.exit() before it had a result.", f"sys.exit({error.code!r})"
+    else:
+        what = f"The job raised {type(error).__name__}."
+        said = "".join(traceback.format_exception_only(type(error), error)).strip()[-1500:]
+    return {
+        "what": what,
+        "seen": "\n".join([said, *_foreign_frames(error)]),
+        "fix": "Correct the code at the place named; the whole traceback stands in the result and the log.",
+        "traceback": text[-8000:],
+    }
+
+
+def _foreign_frames(error: BaseException) -> list[str]:
+    """The innermost calls outside this package: the port's, the adapter's, the libraries'."""
+    engine = str(Path(__file__).resolve().parent) + os.sep
+    frames = [
+        f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}: {frame.line or ""}'
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not str(Path(frame.filename).resolve()).startswith(engine) and not frame.filename.startswith("<frozen")
+    ]
+    return frames[-_FRAMES:]
+
+
+def _load(job: str, jobs: Mapping[str, str], package: str) -> Callable[[dict[str, Any], Job], Any]:
+    if job not in jobs:
+        raise ParityError(
+            "The engine has no such job.", seen=f"job={job!r}", fix=f"Choose one of: {', '.join(sorted(jobs))}."
+        )
+    module, _, function = jobs[job].partition(":")
+    loaded: Callable[[dict[str, Any], Job], Any] = getattr(importlib.import_module(f"{package}.{module}"), function)
+    return loaded
+
+
+def _read_key() -> bytes:
+    """The run's key from standard input; empty when a person runs the worker by hand."""
+    if os.isatty(0):
+        return b""
+    parts = b""
+    with contextlib.suppress(OSError):
+        while len(parts) < KEY_BYTES and (part := os.read(0, KEY_BYTES - len(parts))):
+            parts += part
+    return parts if len(parts) == KEY_BYTES else b""

@@ -1,0 +1,84 @@
+"""A log of bounded size that keeps its beginning and its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+LOG = "log.txt"
+_NEWER, _OLDER = "log.tail-newer", "log.tail-older"
+
+
+class LogWriter:
+    """Writes ``log.txt`` in a run's folder: half of ``limit`` for the beginning, half for the end.
+
+    While the run goes on, the end lives in two files of a quarter each that take turns; ``close`` appends them.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self._folder = folder
+        self._head_room = limit // 2
+        self._segment = max(limit // 4, 1)
+        self._head = (folder / LOG).open("ab", buffering=0)
+        self._tail = 0
+        self.dropped = 0
+
+    def write(self, data: bytes) -> None:
+        """Append bytes as they came; anything is legal. What a full disk refuses counts as dropped."""
+        try:
+            self._write(data)
+        except OSError:
+            self.dropped += len(data)
+
+    def _write(self, data: bytes) -> None:
+        if self._head_room:
+            part = data[: self._head_room]
+            self._head.write(part)
+            self._head_room -= len(part)
+            data = data[len(part) :]
+        newer, older = self._folder / _NEWER, self._folder / _OLDER
+        while data:
+            if self._tail == self._segment:
+                self.dropped += older.stat().st_size if older.exists() else 0
+                newer.replace(older)
+                self._tail = 0
+            part = data[: self._segment - self._tail]
+            with newer.open("ab", buffering=0) as file:
+                file.write(part)
+            self._tail += len(part)
+            data = data[len(part) :]
+
+    def close(self) -> None:
+        """Bring the end behind the beginning and say what is missing between them."""
+        self._head.close()
+        merge(self._folder, self.dropped)
+
+
+def merge(folder: Path, dropped: int | None = None) -> None:
+    """Append the end of a log to its beginning; ``dropped`` bytes between them, none: not known."""
+    parts = [folder / name for name in (_OLDER, _NEWER) if (folder / name).exists()]
+    if not parts:
+        return
+    with (folder / LOG).open("ab") as log:
+        if dropped is None or dropped:
+            count = "an unknown number of" if dropped is None else f"{dropped:,}"
+            log.write(f"\n[fastvideo-port: {count} bytes of output were dropped here]\n".encode())
+        for part in parts:
+            log.write(part.read_bytes())
+    for part in parts:
+        part.unlink()
+
+
+def tail(folder: Path, lines: int, most: int = 65536) -> str:
+    """The last ``lines`` lines, from at most the last ``most`` bytes, with undecodable bytes replaced."""
+    data = b""
+    for name in (_NEWER, _OLDER, LOG):
+        try:
+            with (folder / name).open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - (most - len(data))))
+                data = file.read(most - len(data)) + data
+        except OSError:
+            continue
+        if len(data) >= most:
+            break
+    return "\n".join(data.decode("utf-8", "replace").splitlines()[-lines:])

@@ -1,0 +1,84 @@
+"""Records of runs in the shared database."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from ..port.database import database_path, transaction
+from ..port.errors import PortError
+from .models import RunRecord
+
+_RUN_ID = re.compile(r"run-[0-9a-f]{16}")
+
+
+def add_record(home: Path, record: RunRecord) -> None:
+    """Keep a new run."""
+    with transaction(home) as db:
+        db.execute(
+            "INSERT INTO runs (run_id, port_id, tool, created_at, record) VALUES (?, ?, ?, ?, ?)",
+            (record.run_id, record.port_id, record.tool, record.created_at, record.model_dump_json()),
+        )
+
+
+def read_record(home: Path, run_id: str) -> RunRecord:
+    """The record of ``run_id``.
+
+    Raises:
+        PortError: There is no such run; the nearest ids are named.
+    """
+    rows = _select(home, "SELECT record FROM runs WHERE run_id = ?", run_id) if _RUN_ID.fullmatch(run_id) else []
+    if not rows:
+        raise _unknown(home, run_id)
+    return RunRecord.model_validate_json(rows[0])
+
+
+def list_records(home: Path, port_id: str | None = None) -> list[RunRecord]:
+    """All records, or those of one port, the newest first."""
+    if port_id is None:
+        rows = _select(home, "SELECT record FROM runs ORDER BY created_at DESC")
+    else:
+        rows = _select(home, "SELECT record FROM runs WHERE port_id = ? ORDER BY created_at DESC", port_id)
+    return [RunRecord.model_validate_json(row) for row in rows]
+
+
+def change_record(home: Path, run_id: str, change: Callable[[RunRecord], RunRecord | None]) -> RunRecord:
+    """Replace a record by ``change(record)`` in one transaction; none leaves it as it is. Returns what is kept.
+
+    Raises:
+        PortError: There is no such run.
+    """
+    with transaction(home) as db:
+        row = db.execute("SELECT record FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        if row is not None:
+            before = RunRecord.model_validate_json(row[0])
+            after = change(before)
+            if after is None:
+                return before
+            db.execute("UPDATE runs SET record = ? WHERE run_id = ?", (after.model_dump_json(), run_id))
+            return after
+    raise _unknown(home, run_id)
+
+
+def _select(home: Path, statement: str, *values: str) -> list[str]:
+    # No write lock and no schema: whoever waits for a run asks several times a second.
+    try:
+        with closing(sqlite3.connect(database_path(home), timeout=30, isolation_level=None)) as db:
+            return [row[0] for row in db.execute(statement, values).fetchall()]
+    except sqlite3.OperationalError:
+        with transaction(home) as db:
+            return [row[0] for row in db.execute(statement, values).fetchall()]
+
+
+def _unknown(home: Path, run_id: str) -> PortError:
+    known = _select(home, "SELECT run_id FROM runs ORDER BY created_at DESC LIMIT 1000")
+    near = difflib.get_close_matches(run_id[:80], known, n=3, cutoff=0.6) or known[:3]
+    return PortError(
+        "There is no run with this id.",
+        seen=f"run_id={run_id[:80]!r}; known: {', '.join(near) if near else 'none yet'}",
+        fix="Use the run_id that the tool which started the run returned.",
+    )
