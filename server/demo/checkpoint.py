@@ -3,8 +3,8 @@
     python checkpoint.py FOLDER [SEED]
 
 ``FOLDER`` gets ``model_index.json`` and ``transformer/`` (config, index, three safetensors shards). The weights are not
-what a fresh model holds: norms are not ones, biases not zeros, modulation tables are filled, and queries and keys are
-large enough that attention is far from uniform. Otherwise half of the mistakes that a port can contain would not show.
+what a fresh model holds: norms are not ones, biases not zeros, modulation tables are filled, and attention is
+far from uniform. Otherwise half of the mistakes that a port can contain would not show.
 """
 
 from __future__ import annotations
@@ -34,15 +34,21 @@ _SHARD = "800KB"
 def fill(model: nn.Module, seed: int) -> None:
     """Overwrite every parameter of ``model`` with seeded values, in name order.
 
-    Norm weights lie around one and all other vectors around zero (standard deviation 0.2). Matrices get
-    ``1 / sqrt(fan_in)``, queries and keys twice that, so that attention logits spread over several units.
+    Norm weights lie around one, those of queries and keys around 1.5, all other vectors around zero (standard deviation
+    0.2). Matrices get ``1 / sqrt(fan_in)``. Queries and keys get half of that: their RMSNorm takes the scale out again,
+    and before it a variance below one shows an epsilon as real checkpoints do.
     """
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=rng)
-            offset = 1.0 if parameter.dim() == 1 and "norm" in name and name.endswith(".weight") else 0.0
-            parameter.copy_(offset + noise * _spread(name, parameter))
+            parameter.copy_(_centre(name, parameter) + noise * _spread(name, parameter))
+
+
+def _centre(name: str, parameter: torch.Tensor) -> float:
+    if parameter.dim() == 1 and "norm" in name and name.endswith(".weight"):
+        return 1.5 if "norm_q" in name or "norm_k" in name else 1.0
+    return 0.0
 
 
 def _spread(name: str, parameter: torch.Tensor) -> float:
@@ -50,7 +56,7 @@ def _spread(name: str, parameter: torch.Tensor) -> float:
         return 0.2
     if "scale_shift_table" in name:
         return 0.5
-    gain = 2.0 if ".to_q." in name or ".to_k." in name else 1.0
+    gain = 0.5 if ".to_q." in name or ".to_k." in name else 1.0
     return gain / math.sqrt(math.prod(parameter.shape[1:]))
 
 
