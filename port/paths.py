@@ -1,0 +1,133 @@
+"""Paths that came from outside: refused unless they stay where they may go."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from .errors import PortError
+
+MAX_PATH = 4096
+"""Longest path that is looked at, in characters."""
+
+Kind = Literal["file", "folder", "any"]
+
+
+def check_text(argument: str, name: str = "path") -> str:
+    """Return ``argument`` if it can be a path at all.
+
+    Raises:
+        PortError: It is empty, holds a NUL or another control character, or is overlong.
+    """
+    if not argument.strip():
+        raise PortError(f"The argument {name} is empty.", seen=f"{name}={argument[:80]!r}", fix="Give a path.")
+    if len(argument) > MAX_PATH:
+        raise PortError(
+            f"The path in {name} is too long.",
+            seen=f"{len(argument)} characters, beginning {argument[:60]!r}",
+            fix=f"Give a path of at most {MAX_PATH} characters.",
+        )
+    if any(ord(char) < 32 or ord(char) == 127 for char in argument):
+        raise PortError(
+            f"The path in {name} holds a control character.",
+            seen=f"{name}={argument[:120]!r}",
+            fix="Give the path without NUL, newlines and other control characters.",
+        )
+    return argument
+
+
+def resolve_inside(root: Path, argument: str, *, name: str = "path", kind: Kind = "any") -> Path:
+    """The existing path that ``argument`` names below ``root``, every link followed.
+
+    An absolute argument is accepted when it lies below ``root``. Nothing is expanded or decoded: ``~`` and ``%2e`` are
+    letters. Git's own folder is closed in any letter case. Opening the result later follows no new link if
+    ``open_regular`` is used, which looks again.
+
+    Raises:
+        PortError: The path leaves ``root`` (also by a link), does not exist, or is not of the kind asked for.
+    """
+    check_text(argument, name)
+    root = root.resolve()
+    try:
+        path = (root / argument).resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links, or a component that is too long
+        raise PortError(
+            f"The path in {name} cannot be followed.", seen=f"{argument[:200]!r}: {error}", fix="Give another path."
+        ) from error
+    if not path.is_relative_to(root):
+        raise PortError(
+            f"The path in {name} leaves the folder that it must stay in.",
+            seen=f"{argument[:200]!r} is {str(path)[:200]}, outside {root}",
+            fix="Give a path below that folder; links that lead out of it are not followed.",
+        )
+    if any(part.lower().rstrip(". ") == ".git" for part in path.relative_to(root).parts):
+        raise PortError(
+            f"The path in {name} lies in git's own folder.",
+            seen=argument[:200],
+            fix="Give a path of the work tree, outside .git.",
+        )
+    check_kind(path, kind, name=name)
+    return path
+
+
+def check_kind(path: Path, kind: Kind, *, name: str = "path") -> None:
+    """Refuse a path that is absent, or is neither a regular file nor a folder (FIFO, device, socket).
+
+    Raises:
+        PortError: See above, or it is not of the kind asked for.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise PortError(
+            f"The path in {name} cannot be used.",
+            seen=f"{str(path)[:300]}: {error.strerror}",
+            fix="Check the spelling; relative paths count from the folder that the tool's description names.",
+        ) from error
+    is_file, is_folder = stat.S_ISREG(mode), stat.S_ISDIR(mode)
+    if not (is_file or is_folder):
+        raise PortError(
+            f"The path in {name} is neither a file nor a folder.",
+            seen=f"{path} is a {_special(mode)}",
+            fix="Give a regular file or a folder.",
+        )
+    if (kind == "file" and not is_file) or (kind == "folder" and not is_folder):
+        raise PortError(
+            f"The path in {name} is a {'file' if is_file else 'folder'}, and a {kind} is needed.",
+            seen=str(path),
+            fix=f"Give the path of a {kind}.",
+        )
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading, and nothing else: a FIFO swapped in after a check neither blocks nor is read.
+
+    Raises:
+        PortError: It is not a regular file, or cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise PortError(
+            "The file cannot be read.",
+            seen=f"{path}: {error.strerror}",
+            fix="Check that it exists and its permissions.",
+        ) from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise PortError("This is not a regular file.", seen=f"{path} is a {_special(mode)}", fix="Give a regular file.")
+    return os.fdopen(descriptor, "rb")
+
+
+def _special(mode: int) -> str:
+    kinds = {
+        stat.S_IFIFO: "FIFO",
+        stat.S_IFCHR: "character device",
+        stat.S_IFBLK: "block device",
+        stat.S_IFSOCK: "socket",
+        stat.S_IFDIR: "folder",
+    }
+    return kinds.get(stat.S_IFMT(mode), "special file")
