@@ -11,47 +11,50 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
+QUERIES_AND_KEYS = (".to_q.", ".to_k.", ".add_q_proj.", ".add_k_proj.", ".q.", ".k.", ".q_proj.", ".k_proj.")
+TABLES = ("shared.weight", "token_embedding.weight", "position_embedding.weight", "relative_attention_bias.weight")
+_T5 = {
+    "vocab_size": 120,
+    "d_model": 64,
+    "d_kv": 24,
+    "d_ff": 128,
+    "num_layers": 2,
+    "num_heads": 4,
+    "feed_forward_proj": "gated-gelu",
+}
 
-def fill(model: nn.Module, seed: int, gain: float = 1.0) -> nn.Module:
+
+def fill(model: nn.Module, seed: int, attention: float = 1.5) -> nn.Module:
     """Overwrite every floating-point parameter of ``model`` with seeded values, in name order.
 
-    Matrices get a standard deviation of ``gain / sqrt(fan_in)`` times two for queries and keys, so that attention
-    logits spread over several units; vectors that multiply (norm weights) lie around one, all others around zero.
+    Matrices get a standard deviation of ``1 / sqrt(fan_in)``, times ``attention`` for queries and keys, so that logits
+    spread over several units; vectors that multiply (norm weights) lie around one, all other vectors around zero.
     """
     rng = torch.Generator().manual_seed(seed)
-    norms = {
-        f"{name}.weight" if name else "weight"
-        for name, module in model.named_modules()
-        if "norm" in type(module).__name__.lower()
-    }
+    norms = {f"{name}.weight" for name, module in model.named_modules() if "norm" in type(module).__name__.lower()}
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
-            if not parameter.is_floating_point():
-                continue
+            mean = 1.0 if name in norms or name.endswith(".gamma") else 0.0
             noise = torch.randn(parameter.shape, generator=rng, dtype=torch.float32)
-            parameter.copy_(noise * _spread(name, parameter, gain) + (1.0 if _multiplies(name, norms) else 0.0))
+            parameter.copy_(noise * _spread(name, parameter, attention) + mean)
     return model
 
 
-def _multiplies(name: str, norms: set[str]) -> bool:
-    return name in norms or name.endswith((".gamma", "layer_norm.weight"))
-
-
-def _spread(name: str, parameter: torch.Tensor, gain: float) -> float:
+def _spread(name: str, parameter: torch.Tensor, attention: float) -> float:
     if parameter.dim() == 1 or name.endswith(".gamma"):
         return 0.2
-    if "relative_attention_bias" in name or "embedding" in name and parameter.dim() == 2 and "proj" not in name:
+    if name.endswith(TABLES):
         return 1.0
     if "scale_shift_table" in name:
         return 0.5
-    fan_in = math.prod(parameter.shape[1:])
-    queries = any(part in name for part in (".to_q.", ".to_k.", ".q.", ".k.", "q_proj.", "k_proj."))
-    return gain * (2.0 if queries else 1.0) / math.sqrt(fan_in)
+    factor = attention if any(part in name for part in QUERIES_AND_KEYS) else 1.0
+    return factor / math.sqrt(math.prod(parameter.shape[1:]))
 
 
 def wan_dit(folder: Path, seed: int) -> None:
@@ -71,7 +74,132 @@ def wan_dit(folder: Path, seed: int) -> None:
     fill(model, seed).save_pretrained(folder / "transformer", max_shard_size="800KB")
 
 
-BUILDERS = {"wan_dit": wan_dit}
+def wan_vae(folder: Path, seed: int) -> None:
+    """All stages of the real one, a twelfth as wide; the last layer is small, so that the clamp hides nothing."""
+    from diffusers import AutoencoderKLWan
+
+    model = AutoencoderKLWan(
+        base_dim=8,
+        z_dim=4,
+        num_res_blocks=1,
+        latents_mean=[-0.7571, 0.1075, 0.9653, -0.1517],
+        latents_std=[2.8184, 1.4541, 2.3275, 1.2196],
+    )
+    fill(model, seed)
+    with torch.no_grad():
+        model.decoder.conv_out.weight.mul_(0.2)
+        model.decoder.conv_out.bias.mul_(0.5)
+    model.save_pretrained(folder / "vae")
+
+
+def umt5(folder: Path, seed: int) -> None:
+    """Two layers; the inner width (4 x 24) differs from the model's (64), so that a transpose cannot hide."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    fill(UMT5EncoderModel(UMT5Config(**_T5)), seed, attention=0.5).save_pretrained(folder / "text_encoder")
+
+
+def t5(folder: Path, seed: int) -> None:
+    """As ``umt5``; the second layer reuses the first one's position bias."""
+    from transformers import T5Config, T5EncoderModel
+
+    fill(T5EncoderModel(T5Config(**_T5)), seed, attention=0.5).save_pretrained(folder / "text_encoder")
+
+
+def clip_text(folder: Path, seed: int) -> None:
+    """Two layers; the end token also pads."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=100,
+        hidden_size=64,
+        intermediate_size=128,
+        projection_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        bos_token_id=98,
+        eos_token_id=99,
+        pad_token_id=99,
+    )
+    _save_with_prefix(fill(CLIPTextModel(config), seed), folder / "text_encoder", "text_model.")
+
+
+def clip_vision(folder: Path, seed: int) -> None:
+    """Three layers, of which two are used; 5 x 5 patches and the class token."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        projection_dim=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=40,
+        patch_size=8,
+    )
+    _save_with_prefix(fill(CLIPVisionModel(config), seed), folder / "image_encoder", "vision_model.")
+
+
+def hunyuanvideo_dit(folder: Path, seed: int) -> None:
+    """Two double and two single blocks behind two refiner blocks; RoPE axes of 4, 8 and 12."""
+    from diffusers import HunyuanVideoTransformer3DModel
+
+    model = HunyuanVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=4,
+        attention_head_dim=24,
+        num_layers=2,
+        num_single_layers=2,
+        num_refiner_layers=2,
+        mlp_ratio=2.0,
+        text_embed_dim=40,
+        pooled_projection_dim=28,
+        rope_axes_dim=(4, 8, 12),
+    )
+    fill(model, seed).save_pretrained(folder / "transformer", max_shard_size="1500KB")
+
+
+def flow_match_euler(folder: Path, seed: int) -> None:
+    """A shift that is not one; nothing is random."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
+
+
+def flow_unipc(folder: Path, seed: int) -> None:
+    """Wan's 480p settings; nothing is random."""
+    from diffusers import UniPCMultistepScheduler
+
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    scheduler.save_pretrained(folder / "scheduler")
+
+
+def _save_with_prefix(model: nn.Module, folder: Path, prefix: str) -> None:
+    """Save as files on the hub are: with the level of the module tree that newer transformers dropped."""
+    from safetensors.torch import load_file, save_file
+
+    model.save_pretrained(folder)
+    file = folder / "model.safetensors"
+    weights = {name if name.startswith(prefix) else prefix + name: value for name, value in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+BUILDERS: dict[str, Callable[[Path, int], None]] = {
+    builder.__name__: builder
+    for builder in (
+        wan_dit,
+        wan_vae,
+        umt5,
+        t5,
+        clip_text,
+        clip_vision,
+        hunyuanvideo_dit,
+        flow_match_euler,
+        flow_unipc,
+    )
+}
 
 
 def build(pair: str, folder: Path, seed: int = 0) -> Path:
