@@ -19,7 +19,9 @@ parity, job, run_dir = sys.argv[1:4]
 if sys.platform == "linux":
     import ctypes
     ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
-    if os.environ.get("{SUPERVISOR}", str(os.getppid())) != str(os.getppid()):
+    try:
+        os.kill(int(os.environ["{SUPERVISOR}"]), 0)
+    except ProcessLookupError:
         sys.exit("the supervisor of this run is gone")
 sys.path[0] = os.getcwd()
 sys.argv = [job]

@@ -126,11 +126,12 @@ def end_descendants(grace: float) -> int:
     return ended
 
 
-def reap() -> None:
-    """Take the exit codes of orphans that became our children, so that no zombie stays."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+def reap(worker: int) -> None:
+    """Take the exit codes of orphans that became our children, so that no zombies pile up; ``worker`` is left alone."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error, ChildProcessError):
+            if child.pid != worker and child.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(child.pid, os.WNOHANG)
 
 
 def end_marked(run_id: str) -> int:

@@ -35,6 +35,7 @@ GRACE_S = 5.0
 
 _CHUNK = 1 << 20
 _TICK_S = 0.2
+_LOOK_S = 2.0
 _QUEUE_TICK_S = 0.25
 
 
@@ -105,7 +106,7 @@ class Supervisor:
     def _cancelled(self) -> bool:
         return read_record(self._home, self._run_id).cancel_requested
 
-    def _stopped(self, record: RunRecord) -> Stopped:
+    def _stopped(self) -> Stopped:
         """Why a signal came: the run was cancelled, or somebody ended the supervisor."""
         return "cancelled" if self._cancelled() else "supervisor"
 
@@ -135,7 +136,7 @@ class Supervisor:
                 )
             if self._terminated or self._cancelled():
                 lease.release()
-                raise _Stop(judge(record, self._folder, Ending(stopped=self._stopped(record))))
+                raise _Stop(judge(record, self._folder, Ending(stopped=self._stopped())))
             time.sleep(_QUEUE_TICK_S)
         if said:
             (self._folder / "progress.json").unlink(missing_ok=True)
@@ -144,7 +145,7 @@ class Supervisor:
     def _work(self, record: RunRecord) -> Ending:
         """Launch the worker, attend to it, end all it left behind."""
         if self._terminated or self._cancelled():
-            return Ending(stopped=self._stopped(record))
+            return Ending(stopped=self._stopped())
         oom_before = oom_kills()
         worker = self._launch(record)
         log = LogWriter(self._folder, record.log_limit)
@@ -205,7 +206,7 @@ class Supervisor:
         end = _pidfd(worker.pid)
         if end is not None:
             watched.append(end)
-        asked = time.monotonic()
+        looked = time.monotonic()
         try:
             while worker.poll() is None:
                 ready, _, _ = select.select(watched, [], [], _TICK_S)
@@ -214,11 +215,14 @@ class Supervisor:
                 moment = time.monotonic()
                 if moment > deadline:
                     return "time limit"
-                # The signal is what tells us at once; the record is asked now and then in case it was lost.
-                if self._terminated or (moment - asked > 2 and self._cancelled()):
-                    return self._stopped(record)
-                if moment - asked > 2:
-                    asked = moment
+                if self._terminated:
+                    return self._stopped()
+                if moment - looked > _LOOK_S:
+                    looked = moment
+                    processes.reap(worker.pid)
+                    # The signal tells us at once; the record is asked in case it was lost.
+                    if self._cancelled():
+                        return "cancelled"
         finally:
             if end is not None:
                 os.close(end)
@@ -227,7 +231,7 @@ class Supervisor:
     def _end(self, worker: subprocess.Popen[bytes], stopped: Stopped) -> None:
         processes.end_descendants(GRACE_S if stopped else 0)
         worker.wait()
-        processes.reap()
+        processes.reap(worker.pid)
 
     def _drain(self, worker: subprocess.Popen[bytes], log: LogWriter) -> None:
         """What is still in the pipe; everybody who could write to it is gone."""

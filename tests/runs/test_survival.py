@@ -1,0 +1,177 @@
+"""Servers and supervisors die; runs, records and results do not suffer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+from fastvideo_port.port.errors import PortError
+from fastvideo_port.runs import processes
+from fastvideo_port.runs.records import change_record, read_record
+from fastvideo_port.runs.store import RunStore
+
+from .conftest import ENGINE, Begin, until
+
+SERVER = """
+import os, signal, sys
+from pathlib import Path
+from fastvideo_port.runs.store import RunStore
+store = RunStore(Path(sys.argv[1]), parity_dir=Path(sys.argv[2]))
+run = store.create(port_id=None, tool="fake", arguments={}, python=sys.executable, job="sleeps",
+                   spec={"seconds": 1.5}, cwd=Path(sys.argv[1]))
+if sys.argv[3] == "start":
+    store.start(run.run_id)
+print(run.run_id, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def _killed_server(home: Path, what: str) -> str:
+    server = subprocess.run(
+        [sys.executable, "-c", SERVER, str(home), str(ENGINE), what], capture_output=True, text=True, check=False
+    )
+    assert server.returncode == -signal.SIGKILL, server.stderr
+    return server.stdout.strip()
+
+
+def test_a_run_outlives_the_server_that_was_killed(store: RunStore) -> None:
+    run_id = _killed_server(store.home, "start")
+    assert store.get(run_id).state in ("queued", "running")
+    assert store.wait(run_id, 30).state == "done"
+
+
+def test_a_run_that_was_never_started_says_so(store: RunStore) -> None:
+    run = store.get(_killed_server(store.home, "do not start"))
+    assert run.state == "crashed" and run.error is not None and "before it started it" in run.error.what
+
+
+def test_the_supervisor_is_nobodys_child_and_leads_its_own_session(store: RunStore, begin: Begin) -> None:
+    run = begin("hangs")
+    until(lambda: store.get(run.run_id).state == "running")
+    record = read_record(store.home, run.run_id)
+    assert record.supervisor is not None and record.worker is not None
+    assert record.supervisor.pid not in {child.pid for child in psutil.Process().children(recursive=True)}
+    sessions = {os.getsid(0), os.getsid(record.supervisor.pid), os.getsid(record.worker.pid)}
+    assert len(sessions) == 3
+    store.cancel(run.run_id)
+
+
+def test_a_killed_supervisor_is_found_out_and_its_worker_ended(store: RunStore, begin: Begin) -> None:
+    run = begin("forks")
+    until(lambda: (store.folder(run.run_id) / "files" / "ready").exists())
+    assert processes.send(read_record(store.home, run.run_id).supervisor, signal.SIGKILL)
+    until(lambda: not processes.is_alive(read_record(store.home, run.run_id).worker), 5)  # before anybody asks
+    ended = store.get(run.run_id)
+    assert ended.state == "crashed" and ended.error is not None
+    assert "supervisor" in ended.error.what and "hanging" in ended.error.seen
+    assert ended.progress is not None and ended.progress.done == 3
+    assert processes.marked(run.run_id) == []
+
+
+def test_a_terminated_supervisor_records_the_end_itself(store: RunStore, begin: Begin) -> None:
+    run = begin("hangs")
+    until(lambda: store.log_tail(run.run_id) == "hanging")
+    processes.send(read_record(store.home, run.run_id).supervisor, signal.SIGTERM)
+    ended = store.wait(run.run_id, 30)
+    assert ended.state == "crashed" and ended.error is not None and "from outside" in ended.error.what
+
+
+def test_a_finished_result_is_accepted_although_the_supervisor_died(store: RunStore, begin: Begin) -> None:
+    run = store.wait(begin("add", a=1, b=2).run_id, 30)
+    # As if the supervisor had been killed between the worker's end and its own last write.
+    change_record(
+        store.home,
+        run.run_id,
+        lambda record: record.model_copy(update={"state": "running", "finished_at": None, "result_digest": None}),
+    )
+    assert store.wait(run.run_id, 30).state == "done"
+    assert store.value(run.run_id) == {"sum": 3}
+
+
+def test_a_result_forged_after_the_supervisor_was_killed_is_not_accepted(store: RunStore, begin: Begin) -> None:
+    run = begin("hangs")
+    until(lambda: store.log_tail(run.run_id) == "hanging")
+    processes.send(read_record(store.home, run.run_id).supervisor, signal.SIGKILL)
+    (store.folder(run.run_id) / "result.json").write_text('{"ok": true, "value": {"verdict": "pass"}}')
+    (store.folder(run.run_id) / "result.mac").write_text("0" * 64)
+    until(lambda: store.get(run.run_id).finished)
+    assert store.get(run.run_id).state == "crashed"
+    with pytest.raises(PortError):
+        store.value(run.run_id)
+
+
+def test_a_reused_process_number_is_not_taken_for_the_supervisor() -> None:
+    me = processes.identify(os.getpid())
+    assert me is not None and processes.is_alive(me)
+    assert not processes.is_alive(me.model_copy(update={"born": "another boot:1"}))
+    assert not processes.send(me.model_copy(update={"born": "another boot:1"}), signal.SIGKILL)
+
+
+def test_a_zombie_is_not_alive() -> None:
+    child = subprocess.Popen(["sleep", "100"])
+    identity = processes.identify(child.pid)
+    assert processes.is_alive(identity)
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not processes.is_alive(identity)
+    child.wait()
+
+
+def test_two_stores_on_one_home_see_and_start_a_run_once(store: RunStore, tmp_path: Path) -> None:
+    other = RunStore(store.home, parity_dir=ENGINE)
+    run = store.create(
+        port_id="port-2", tool="f", arguments={}, python=sys.executable, job="sleeps", spec={"seconds": 0.5},
+        cwd=tmp_path,
+    )  # fmt: skip
+    starters = [threading.Thread(target=each.start, args=(run.run_id,)) for each in (store, other) * 4]
+    for starter in starters:
+        starter.start()
+    for starter in starters:
+        starter.join()
+    until(lambda: store.get(run.run_id).state == "running")
+    commands = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
+    assert sum(run.run_id in line and "supervise" in line for line in commands) == 1
+    assert other.wait(run.run_id, 30) == store.get(run.run_id)
+    assert [found.run_id for found in other.list("port-2")] == [run.run_id]
+    assert other.cancel(run.run_id).state == "done"
+
+
+def test_twenty_runs_at_once(store: RunStore, begin: Begin) -> None:
+    runs = [begin("add", a=number, b=1) for number in range(20)]
+    for number, run in enumerate(runs):
+        assert store.wait(run.run_id, 90).state == "done"
+        assert store.value(run.run_id) == {"sum": number + 1}
+
+
+def test_an_unknown_id_names_the_nearest(store: RunStore, begin: Begin) -> None:
+    run = store.wait(begin("add", a=1, b=2).run_id, 30)
+    for wrong in (run.run_id[:-1] + "z", "../../etc", "run-\x00", "x" * 5000, ""):
+        with pytest.raises(PortError, match="no run with this id") as caught:
+            store.get(wrong)
+        assert run.run_id in caught.value.seen and len(caught.value.seen) < 400
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"job": "no_such_job"}, "no such job"),
+        ({"env": {"HF_TOKEN": "x"}}, "token"),
+        ({"spec": {"devices": ["cuda:-1"]}}, "name of a device"),
+        ({"time_limit_s": 0}, "limit"),
+        ({"time_limit_s": float("nan")}, "limit"),
+        ({"log_limit": 0}, "limit"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_and_leaves_nothing(
+    store: RunStore, tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    legal = {"port_id": None, "tool": "f", "arguments": {}, "python": "p", "job": "add", "spec": {}, "cwd": tmp_path}
+    with pytest.raises(PortError, match=words):
+        store.create(**{**legal, **change})  # type: ignore[arg-type]
+    assert store.list() == [] and not (store.home / "runs").exists()
