@@ -10,7 +10,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -86,7 +86,7 @@ class Signature:
         )
 
     def _unpacked(self, key: str, value: Any) -> Any:
-        if not isinstance(value, str) or not value.lstrip()[:1] in ("[", "{"):
+        if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
             return value
         if _accepts_text(self.parameters[key].annotation):
             return value
@@ -118,7 +118,7 @@ class Signature:
         )
 
 
-@lru_cache(maxsize=None)
+@cache
 def signature_of(spec: ToolSpec) -> Signature:
     """Read the signature of ``spec``'s function.
 
@@ -144,7 +144,7 @@ def shown(value: Any) -> str:
     """``value`` for an error text: its repr, cut, without control characters, with its size when it was cut."""
     if isinstance(value, str):
         text = repr(value[: _SEEN + 1])
-        return text if len(value) <= _SEEN else f"{repr(value[:_SEEN])}... ({len(value):,} characters)"
+        return text if len(value) <= _SEEN else f"{value[:_SEEN]!r}... ({len(value):,} characters)"
     if isinstance(value, (list, tuple)):
         kind = f"a list of {len(value)} items"
     elif isinstance(value, dict):

@@ -72,6 +72,7 @@ class BoundTool(Tool):
                 output_schema=compact_output(returns) if issubclass(returns, ToolResult) else None,
             ),
             is_async=False,
+            context_kwarg=None,
             annotations=ToolAnnotations(
                 title=spec.title,
                 read_only_hint=spec.read_only,

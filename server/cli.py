@@ -1,4 +1,7 @@
-"""The command `fastvideo-port`. Exit codes: 0 done or pass, 1 error, 2 usage, 3 the verdict is not pass (or not yet)."""
+"""The command `fastvideo-port`.
+
+Exit codes: 0 done or pass, 1 error, 2 usage, 3 the verdict is not pass, or there is none yet.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our output has seen enough. stdout must not be flushed again at exit.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 1
 
 

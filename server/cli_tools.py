@@ -99,7 +99,7 @@ def _given(options: argparse.Namespace, signature: Signature) -> dict[str, Any]:
 
 
 def _holds_objects(schema: dict[str, Any]) -> bool:
-    return schema.get("items", {}).get("type") != "string"
+    return bool(schema.get("items", {}).get("type") != "string")
 
 
 def _json_or_text(text: str) -> Any:

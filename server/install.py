@@ -74,9 +74,7 @@ def _clients() -> dict[str, _Client]:
             "Claude Code", here / ".mcp.json", "mcpServers", f"claude mcp add --scope user {NAME} -- {command}"
         ),
         "codex": _Client("Codex", codex_home / "config.toml", "mcp_servers", f"codex mcp add {NAME} -- {command}"),
-        "vscode": _Client(
-            "VS Code", here / ".vscode" / "mcp.json", "servers", f"code --add-mcp {shlex.quote(vscode)}"
-        ),
+        "vscode": _Client("VS Code", here / ".vscode" / "mcp.json", "servers", f"code --add-mcp {shlex.quote(vscode)}"),
         "cursor": _Client("Cursor", here / ".cursor" / "mcp.json", "mcpServers", None),
     }
 
@@ -118,8 +116,9 @@ def merge_json(old: str, key: str, entry: dict[str, Any], path: Path) -> str:
 
 def codex_table(entry: dict[str, Any]) -> str:
     """Our table in Codex's TOML."""
-    # JSON strings, lists of strings and integers are TOML values too, unless they hold "\\/" or a lone DEL.
-    return "\n".join([_TABLE, *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items())]) + "\n"
+    # JSON strings, lists of strings and integers are TOML values too.
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items()]
+    return "\n".join([_TABLE, *lines]) + "\n"
 
 
 def merge_codex(old: str, entry: dict[str, Any], path: Path) -> str:

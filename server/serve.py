@@ -210,5 +210,3 @@ def _listen(options: HttpOptions) -> socket.socket:
         ) from error
     listener.set_inheritable(False)
     return listener
-
-
