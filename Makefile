@@ -66,7 +66,8 @@ test: setup check
 check: .venv/.installed
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy
+	@mkdir -p build/typed && ln -sfn ../.. build/typed/fastvideo_port
+	@$(PY) -m mypy | sed 's#^build/typed/fastvideo_port/##'
 
 fix: .venv/.installed
 	@$(PY) -m ruff check --fix .

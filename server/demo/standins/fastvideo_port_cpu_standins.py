@@ -21,6 +21,10 @@ import builtins
 import sys
 from types import ModuleType
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 NAMES = ("torchvision", "torchaudio", "torchcodec")
 SENTENCE = (
     "This is a stand-in of fastvideo-port's CPU environment, not {name}: "
@@ -100,9 +104,9 @@ def _is_wanted(top: str) -> bool:
 
 def _import(
     name: str,
-    globals: dict[str, object] | None = None,
-    locals: dict[str, object] | None = None,
-    fromlist: tuple[str, ...] | None = (),
+    globals: Mapping[str, object] | None = None,
+    locals: Mapping[str, object] | None = None,
+    fromlist: Sequence[str] | None = (),
     level: int = 0,
 ) -> ModuleType:
     """``__import__``, except that ``fastvideo`` asking for one of NAMES gets the stand-in."""

@@ -1,0 +1,102 @@
+"""What a person wants to see of a tool's result: a few named facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Facts = dict[str, str]
+
+
+def facts_of(tool: str, result: Mapping[str, Any]) -> Facts:
+    """The facts of ``result`` that carry its verdict, in the order in which a person asks for them."""
+    facts = _FACTS[tool](result) if tool in _FACTS else {}
+    return {name: value for name, value in facts.items() if value} | {"next": str(result["next_step"])}
+
+
+def place_of(culprit: Mapping[str, Any]) -> str:
+    """Where a culprit stands: ``module (kind), file:line``."""
+    line = f":{culprit['line']}" if culprit.get("line") else ""
+    file = f", {culprit['file']}{line}" if culprit.get("file") else ""
+    return f"{culprit['module']} ({culprit['kind']}){file}"
+
+
+def _worktree(result: Mapping[str, Any]) -> Facts:
+    return {
+        "port": f"{result['port_id']} ({result['mode']}, branch {result['branch']})",
+        "worktree": str(result["worktree"]),
+        "interpreter": f"Python {result['python_version']}, torch {result['torch']}",
+        "notes": "\n".join(result["notes"]),
+    }
+
+
+def _weights(result: Mapping[str, Any]) -> Facts:
+    components = result["components"]
+    return {
+        "layout": f"{result['layout']}, needs conversion: {_yes(result['needs_conversion'])}",
+        "components": ", ".join(str(item["name"]) for item in components),
+        "unsafe files": ", ".join(str(item) for item in result["unsafe_files"]) or "none",
+    }
+
+
+def _plan(result: Mapping[str, Any]) -> Facts:
+    steps = result["steps"]
+    approvals = sum(bool(step["needs_approval"]) for step in steps)
+    return {"plan": str(result["plan_path"]), "steps": f"{len(steps)}, {approvals} of them need a person's approval"}
+
+
+def _mapping(result: Mapping[str, Any]) -> Facts:
+    counts = {
+        name: len(result[name]) for name in ("missing", "unexpected", "shape_mismatches", "collisions", "suspects")
+    }
+    return {
+        "coverage": _share(result["coverage"]),
+        "differences": ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()),
+    }
+
+
+def _parity(result: Mapping[str, Any]) -> Facts:
+    facts = {}
+    for case in result["cases"]:
+        strict = "pass" if case["strict"] is True or case["strict"] == "pass" else "FAIL"
+        facts[f"case {case['case'] if 'case' in case else case['name']}"] = (
+            f"logic {_number(case['logic_ratio'])}x, precision {_number(case['precision_ratio'])}x "
+            f"the reference's own error; the 1e-4 rule: {strict}"
+        )
+    culprit = result.get("culprit")
+    if culprit:
+        facts["place"] = place_of(culprit)
+        facts["why"] = str(culprit["why"])
+    return facts
+
+
+def _ssim(result: Mapping[str, Any]) -> Facts:
+    return {name: _number(result[name]) for name in ("mean", "min", "threshold") if result.get(name) is not None}
+
+
+def _gate(result: Mapping[str, Any]) -> Facts:
+    states = [str(item["state"]) for item in result["items"]]
+    return {"items": ", ".join(f"{state} {states.count(state)}" for state in dict.fromkeys(states))}
+
+
+_FACTS: dict[str, Callable[[Mapping[str, Any]], Facts]] = {
+    "create_worktree": _worktree,
+    "fetch_weights": _weights,
+    "write_plan": _plan,
+    "check_mapping": _mapping,
+    "run_component_parity": _parity,
+    "run_ssim": _ssim,
+    "gate_status": _gate,
+}
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, (int, float)) else "none"
+
+
+def _share(value: object) -> str:
+    return f"{value:.1%}" if isinstance(value, (int, float)) else str(value)
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else "no"
