@@ -11,7 +11,7 @@ from typing import Any
 from ..port.errors import PortError
 from ..port.home import state_home
 from ..tools import ALL
-from ..tools.base import ToolContext, ToolResult, ToolSpec
+from ..tools.base import ToolContext, ToolSpec
 from ..tools.picture import Picture
 from .arguments import Signature, signature_of
 
@@ -76,7 +76,7 @@ def run_tool_command(options: argparse.Namespace) -> int:
     if options.wait:
         payload = _waited(context, payload)
     _show(spec, payload, as_json=options.as_json)
-    return exit_code(payload)
+    return exit_code(spec.name, payload)
 
 
 def _given(options: argparse.Namespace, signature: Signature) -> dict[str, Any]:
@@ -120,9 +120,8 @@ def _waited(context: ToolContext, payload: dict[str, Any]) -> dict[str, Any]:
 
     run_id = payload.get("run_id")
     while run_id and payload.get("state") in ("queued", "running"):
-        status: ToolResult = run_status(context, run_id, wait_s=_WAIT_S)
-        payload = status.model_dump(mode="json")
-        if payload.get("result"):
+        payload = run_status(context, run_id, wait_s=_WAIT_S).model_dump(mode="json")
+        if payload["result"]:
             return dict(payload["result"])
     return payload
 
@@ -149,14 +148,19 @@ def _show(spec: ToolSpec, payload: dict[str, Any], *, as_json: bool) -> None:
     show_result(spec.title, payload)
 
 
-def exit_code(payload: dict[str, Any]) -> int:
-    """0 when ``payload`` says pass or has no verdict to give, 3 when it says anything else or nothing yet, 1 for a
-    run that ended without a result."""
-    if payload.get("state") in ("failed", "crashed"):
+def exit_code(tool: str, payload: dict[str, Any]) -> int:
+    """What ``tool``'s result means to a script.
+
+    0: it says pass, or has no verdict to give. 3: it says anything else, or nothing yet. 1: a run ended without result.
+    """
+    if tool == "cancel_run":
+        return 0
+    state = payload.get("state")
+    if state in ("failed", "crashed", "cancelled") or (tool == "run_status" and payload.get("error")):
         return 1
-    if payload.get("state") in ("queued", "running"):
+    if state in ("queued", "running"):
         return 3
     if payload.get("verdict", "pass") != "pass" or payload.get("gate", "open") != "open":
         return 3
     inner = payload.get("result")
-    return exit_code(inner) if isinstance(inner, dict) else 0
+    return exit_code(str(payload.get("tool", "")), inner) if isinstance(inner, dict) else 0
