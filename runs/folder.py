@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,10 +16,28 @@ def run_folder(home: Path, run_id: str) -> Path:
     return home / "runs" / run_id
 
 
+def read_regular(path: Path, most: int, *, end: bool = False) -> bytes:
+    """The first, or with ``end`` the last, ``most`` bytes of a regular file.
+
+    The folder is written by the worker, so its names may be anything: a link is not followed, and a FIFO or a device
+    cannot make the reader wait.
+
+    Raises:
+        OSError: The file is absent, cannot be read or is no regular file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(fd, "rb") as file:  # noqa: PTH123
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(f"{path} is not a regular file")
+        if end:
+            file.seek(max(0, facts.st_size - most))
+        return file.read(min(most, facts.st_size))
+
+
 def last_progress(folder: Path) -> Progress | None:
     """The last progress that was written, or none; a broken file counts as none."""
     try:
-        with (folder / "progress.json").open("rb") as file:
-            return Progress.model_validate_json(file.read(8192))
+        return Progress.model_validate_json(read_regular(folder / "progress.json", 8192))
     except (OSError, ValidationError):
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .folder import read_regular
+
 LOG = "log.txt"
 _NEWER, _OLDER = "log.tail-newer", "log.tail-older"
 
@@ -73,10 +75,7 @@ def tail(folder: Path, lines: int, most: int = 65536) -> str:
     data = b""
     for name in (_NEWER, _OLDER, LOG):
         try:
-            with (folder / name).open("rb") as file:
-                size = file.seek(0, 2)
-                file.seek(max(0, size - (most - len(data))))
-                data = file.read(most - len(data)) + data
+            data = read_regular(folder / name, most - len(data), end=True) + data
         except OSError:
             continue
         if len(data) >= most:

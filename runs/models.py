@@ -76,6 +76,7 @@ class RunRecord(Run):
     devices: list[str] = Field(default_factory=list)
     time_limit_s: float
     log_limit: int
+    memory_limit: int | None = Field(default=None, description="Bytes of resident memory of all its processes.")
     spec_digest: str = Field(description="SHA-256 of spec.json as it was written.")
     key: str = Field(description="Authenticates the worker's result; 64 hexadecimal digits.")
     creator: ProcessIdentity

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..port.records import now
-from .folder import last_progress
+from .folder import last_progress, read_regular
 from .models import RunError, RunRecord, RunState
 
 RESULT_LIMIT = 64 * 1024 * 1024
 """Bytes. A larger result is refused: big things belong into files/."""
 
-Stopped = Literal["", "cancelled", "time limit", "supervisor"]
+Stopped = Literal["", "cancelled", "time limit", "memory limit", "supervisor ended", "supervisor lost"]
 """Why the worker was ended from outside; empty when it ended by itself."""
 
 
@@ -47,20 +47,22 @@ def read_result(folder: Path, key: str) -> tuple[dict[str, Any] | None, str | No
     Only what the worker wrote counts: ``result.mac`` must authenticate the bytes with the run's key.
     """
     try:
-        with (folder / "result.json").open("rb") as file:
-            data = file.read(RESULT_LIMIT + 1)
-        mac = (folder / "result.mac").read_text("ascii", "replace").strip()
-    except FileNotFoundError as error:
-        return None, None, "" if error.filename.endswith("result.json") else "result.mac is missing"
+        data = read_regular(folder / "result.json", RESULT_LIMIT + 1)
+    except FileNotFoundError:
+        return None, None, ""
     except OSError as error:
-        return None, None, f"result.json: {error.strerror}"
+        return None, None, f"result.json cannot be read: {error}"
+    try:
+        mac = read_regular(folder / "result.mac", 100)
+    except OSError as error:
+        return None, None, f"result.mac cannot be read: {error}"
     if len(data) > RESULT_LIMIT:
         return None, None, f"result.json is larger than {RESULT_LIMIT} bytes"
-    if not hmac.compare_digest(mac, hmac.new(key.encode(), data, hashlib.sha256).hexdigest()):
+    if not hmac.compare_digest(mac, hmac.new(key.encode(), data, hashlib.sha256).hexdigest().encode()):
         return None, None, "result.json is not what the worker wrote"
     try:
         result = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return None, None, f"result.json: {error}"
     if not isinstance(result, dict) or not isinstance(
         result.get("value" if result.get("ok") is True else "error"), dict
@@ -86,8 +88,10 @@ def judge(record: RunRecord, folder: Path, ending: Ending) -> Outcome:
         )
     if wrong:
         return Outcome("crashed", RunError(what="The worker's result cannot be used.", seen=wrong, fix=_AGAIN), None)
-    if ending.stopped == "time limit":
-        return Outcome("failed", _time_limit(record, ending), None)
+    if ending.stopped in ("time limit", "memory limit"):
+        return Outcome("failed", _limit(record, ending), None)
+    if ending.stopped:
+        return Outcome("crashed", _supervisor(ending), None)
     return _without_result(ending)
 
 
@@ -98,7 +102,14 @@ def _texts(error: dict[str, Any]) -> dict[str, str]:
     return {name: str(error.get(name) or "")[:4000] for name in ("what", "seen", "fix")}
 
 
-def _time_limit(record: RunRecord, ending: Ending) -> RunError:
+def _limit(record: RunRecord, ending: Ending) -> RunError:
+    if ending.stopped == "memory limit":
+        limit = (record.memory_limit or 0) / 2**30
+        return RunError(
+            what=f"The run was stopped at its memory limit of {limit:.2f} GiB.",
+            seen=ending.last_lines,
+            fix="Use a smaller case or one side at a time, or allow more memory.",
+        )
     return RunError(
         what=f"The run was stopped at its time limit of {record.time_limit_s:g} s.",
         seen=ending.last_lines,
@@ -106,11 +117,16 @@ def _time_limit(record: RunRecord, ending: Ending) -> RunError:
     )
 
 
+def _supervisor(ending: Ending) -> RunError:
+    if ending.stopped == "supervisor lost":
+        what = "The supervisor of this run died (killed, or the machine restarted), so the worker was ended too."
+    else:
+        what = "The supervisor of this run was ended from outside by a signal, so the worker was ended too."
+    return RunError(what=what, seen=ending.last_lines, fix="Start the run again.")
+
+
 def _without_result(ending: Ending) -> Outcome:
     seen = ending.last_lines
-    if ending.stopped == "supervisor":
-        what = "The supervisor of this run was ended from outside, so the worker was ended too."
-        return Outcome("crashed", RunError(what=what, seen=seen, fix="Start the run again."), None)
     if ending.signal == "SIGKILL":
         # The counter covers everything in our control group, so it is evidence, not proof.
         memory = (

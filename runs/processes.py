@@ -80,6 +80,15 @@ def descendants() -> list[psutil.Process]:
     return living
 
 
+def resident() -> int:
+    """Resident memory of all processes below this one, in bytes; pages that they share count for each."""
+    total = 0
+    for process in descendants():
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_info().rss
+    return total
+
+
 def marked(run_id: str) -> list[psutil.Process]:
     """All living processes of this user that carry the run's mark, except this one.
 

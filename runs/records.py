@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from ..port.database import database_path, transaction
 from ..port.errors import PortError
 from .models import RunRecord
 
+_LOG = logging.getLogger(__name__)
 _RUN_ID = re.compile(r"run-[0-9a-f]{16}")
 
 
@@ -34,7 +38,10 @@ def read_record(home: Path, run_id: str) -> RunRecord:
     rows = _select(home, "SELECT record FROM runs WHERE run_id = ?", run_id) if _RUN_ID.fullmatch(run_id) else []
     if not rows:
         raise _unknown(home, run_id)
-    return RunRecord.model_validate_json(rows[0])
+    record = _parsed(rows[0])
+    if record is None:
+        raise _damaged(run_id)
+    return record
 
 
 def list_records(home: Path, port_id: str | None = None) -> list[RunRecord]:
@@ -43,7 +50,7 @@ def list_records(home: Path, port_id: str | None = None) -> list[RunRecord]:
         rows = _select(home, "SELECT record FROM runs ORDER BY created_at DESC")
     else:
         rows = _select(home, "SELECT record FROM runs WHERE port_id = ? ORDER BY created_at DESC", port_id)
-    return [RunRecord.model_validate_json(row) for row in rows]
+    return [record for record in map(_parsed, rows) if record is not None]
 
 
 def change_record(home: Path, run_id: str, change: Callable[[RunRecord], RunRecord | None]) -> RunRecord:
@@ -55,7 +62,9 @@ def change_record(home: Path, run_id: str, change: Callable[[RunRecord], RunReco
     with transaction(home) as db:
         row = db.execute("SELECT record FROM runs WHERE run_id = ?", (run_id,)).fetchone()
         if row is not None:
-            before = RunRecord.model_validate_json(row[0])
+            before = _parsed(row[0])
+            if before is None:
+                raise _damaged(run_id)
             after = change(before)
             if after is None:
                 return before
@@ -72,6 +81,23 @@ def _select(home: Path, statement: str, *values: str) -> list[str]:
     except sqlite3.OperationalError:
         with transaction(home) as db:
             return [row[0] for row in db.execute(statement, values).fetchall()]
+
+
+def _parsed(row: str) -> RunRecord | None:
+    try:
+        return RunRecord.model_validate_json(row)
+    except ValidationError:
+        # Its text repeats the row, and the row holds the run's key: say only that it is damaged.
+        _LOG.warning("a record in the table of runs is damaged and was passed over")
+        return None
+
+
+def _damaged(run_id: str) -> PortError:
+    return PortError(
+        "The record of this run is damaged, so its result is not accepted.",
+        seen=f"run_id={run_id}",
+        fix="Start the run again through its tool; what it wrote stays in its folder.",
+    )
 
 
 def _unknown(home: Path, run_id: str) -> PortError:

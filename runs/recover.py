@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 from ..port.records import now
 from . import processes
-from .folder import run_folder
+from .folder import read_regular, run_folder
 from .log import merge, tail
 from .models import RunError, RunRecord
 from .outcome import Ending, judge, settled
@@ -32,11 +33,25 @@ def recovered(home: Path, record: RunRecord) -> RunRecord:
         if kept.finished or kept.supervisor != record.supervisor:
             return None
         merge(folder)
-        stopped = "cancelled" if kept.cancel_requested else "supervisor"
-        ending = Ending(stopped=stopped, last_lines=tail(folder, 8)[-1500:])
+        ending = Ending(
+            stopped="cancelled" if kept.cancel_requested else "supervisor lost",
+            last_lines="\n".join(part for part in (tail(folder, 8), _last_words(folder)) if part)[-1500:],
+        )
         return settled(kept, folder, ending, judge(kept, folder, ending))
 
-    return change_record(home, record.run_id, finish)
+    try:
+        return change_record(home, record.run_id, finish)
+    except sqlite3.OperationalError:
+        # A full disk or a read-only folder: the truth can be told although it cannot be kept.
+        return finish(record) or record
+
+
+def _last_words(folder: Path) -> str:
+    """The end of what the supervisor itself wrote to stderr."""
+    try:
+        return read_regular(folder / "supervisor.log", 1000, end=True).decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def _never_started(record: RunRecord) -> RunRecord | None:

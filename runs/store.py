@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +24,7 @@ from .folder import last_progress, run_folder
 from .launch import is_secret
 from .leases import lease_keys
 from .log import LOG, tail
-from .models import Run, RunError, RunRecord
+from .models import ProcessIdentity, Run, RunError, RunRecord
 from .outcome import read_result
 from .records import add_record, change_record, list_records, read_record
 from .recover import recovered
@@ -58,6 +60,7 @@ class RunStore:
         env: Mapping[str, str] | None = None,
         time_limit_s: float = TIME_LIMIT_S,
         log_limit: int = LOG_LIMIT,
+        memory_limit: int | None = None,
         keep_tokens: bool = False,
     ) -> Run:
         """Record a new run and write its spec; nothing is executed yet.
@@ -73,12 +76,14 @@ class RunStore:
             env: Additional variables of the worker. Kept on disk, so no tokens.
             time_limit_s: Seconds from launch after which the run is ended.
             log_limit: Bytes of log to keep.
+            memory_limit: Bytes of resident memory of all the run's processes, looked at every 2 s; none: no limit.
             keep_tokens: Leave HF_TOKEN and the like in the worker's environment.
 
         Raises:
-            PortError: The engine has no such job, a device has no legal name, or ``env`` holds a token.
+            PortError: The engine has no such job, a device has no legal name, a limit is not legal, ``env`` holds a
+                token, or the state folder cannot be written.
         """
-        self._check(job, env or {}, time_limit_s, log_limit)
+        self._check(job, env or {}, time_limit_s, log_limit, memory_limit)
         devices = [str(device) for device in spec.get("devices") or []]
         lease_keys(devices, {})
         creator = processes.identify(os.getpid())
@@ -86,8 +91,6 @@ class RunStore:
         run_id = new_id("run")
         folder = run_folder(self.home, run_id)
         data = encode(dict(spec))
-        (folder / "files").mkdir(parents=True)
-        write_atomically(folder / "spec.json", data, durable=True)
         record = RunRecord(
             run_id=run_id,
             port_id=port_id,
@@ -105,11 +108,24 @@ class RunStore:
             devices=devices,
             time_limit_s=time_limit_s,
             log_limit=log_limit,
+            memory_limit=memory_limit,
             spec_digest=hashlib.sha256(data).hexdigest(),
             key=secrets.token_hex(32),
             creator=creator,
         )
-        add_record(self.home, record)
+        try:
+            folder.mkdir(parents=True, mode=0o700)
+            (folder / "files").mkdir()
+            write_atomically(folder / "spec.json", data, durable=True)
+            add_record(self.home, record)
+        except (OSError, sqlite3.Error) as error:
+            # Nothing half made: without its record nobody would ever look into the folder again.
+            shutil.rmtree(folder, ignore_errors=True)
+            raise PortError(
+                "The run cannot be recorded: the state folder cannot be written.",
+                seen=f"{self.home}: {error}",
+                fix="Free space on that disk or make the folder writable, then try again.",
+            ) from error
         return record.public()
 
     def start(self, run_id: str) -> Run:
@@ -132,7 +148,9 @@ class RunStore:
                 what = "The supervisor of this run cannot be started."
                 failure = RunError(what=what, seen=str(error), fix="Run `fastvideo-port doctor`.")
                 return record.model_copy(update={"state": "crashed", "finished_at": now(), "error": failure})
-            return record.model_copy(update={"supervisor": processes.identify(pid)})
+            # Already gone? Then it is recorded as such, and the next reader finds that out.
+            supervisor = processes.identify(pid) or ProcessIdentity(pid=pid, born="gone")
+            return record.model_copy(update={"supervisor": supervisor})
 
         read_record(self.home, run_id)
         return change_record(self.home, run_id, launch).public()
@@ -252,7 +270,9 @@ class RunStore:
             record = record.model_copy(update={"progress": last_progress(run_folder(self.home, record.run_id))})
         return record.public()
 
-    def _check(self, job: str, env: Mapping[str, str], time_limit_s: float, log_limit: int) -> None:
+    def _check(
+        self, job: str, env: Mapping[str, str], time_limit_s: float, log_limit: int, memory_limit: int | None
+    ) -> None:
         jobs = engine_jobs(self.parity_dir)
         if job not in jobs:
             raise PortError(
@@ -265,11 +285,11 @@ class RunStore:
                 seen=f"the variable {secret}",
                 fix="Set it in the server's environment and create the run with keep_tokens=True.",
             )
-        if not 0 < time_limit_s < float("inf") or log_limit < 1024:
+        if not 0 < time_limit_s < float("inf") or log_limit < 1024 or (memory_limit is not None and memory_limit < 1):
             raise PortError(
                 "A limit of the run is not legal.",
-                seen=f"time_limit_s={time_limit_s}, log_limit={log_limit}",
-                fix="Give a positive, finite number of seconds and at least 1024 bytes of log.",
+                seen=f"time_limit_s={time_limit_s}, log_limit={log_limit}, memory_limit={memory_limit}",
+                fix="Give a positive number of seconds, at least 1024 bytes of log, a positive memory limit or none.",
             )
 
 

@@ -22,7 +22,7 @@ from ..parity.strict_json import encode, write_atomically
 from ..port.errors import PortError
 from ..port.records import now
 from . import processes
-from .folder import run_folder
+from .folder import read_regular, run_folder
 from .launch import worker_command, worker_environment
 from .leases import Lease, lease_keys
 from .log import LogWriter, tail
@@ -104,18 +104,24 @@ class Supervisor:
         return record if record.state == "queued" and record.supervisor == me else None
 
     def _cancelled(self) -> bool:
-        return read_record(self._home, self._run_id).cancel_requested
+        # A database that cannot be read now must not end hours of work.
+        with contextlib.suppress(sqlite3.Error):
+            return read_record(self._home, self._run_id).cancel_requested
+        return False
 
     def _stopped(self) -> Stopped:
         """Why a signal came: the run was cancelled, or somebody ended the supervisor."""
-        return "cancelled" if self._cancelled() else "supervisor"
+        return "cancelled" if self._cancelled() else "supervisor ended"
 
     def _check_spec(self, record: RunRecord) -> None:
-        digest = hashlib.sha256((self._folder / "spec.json").read_bytes()).hexdigest()
+        try:
+            digest = hashlib.sha256(read_regular(self._folder / "spec.json", sys.maxsize)).hexdigest()
+        except OSError as error:
+            digest = str(error)
         if digest != record.spec_digest:
             raise PortError(
                 "The run's spec.json was changed after the run was created.",
-                seen=f"{self._folder / 'spec.json'}: sha256 {digest[:16]}..., recorded {record.spec_digest[:16]}...",
+                seen=f"{self._folder / 'spec.json'}: {digest}, recorded sha256 {record.spec_digest}",
                 fix="Start the run again through its tool, and leave its folder alone.",
             )
 
@@ -223,6 +229,8 @@ class Supervisor:
                     # The signal tells us at once; the record is asked in case it was lost.
                     if self._cancelled():
                         return "cancelled"
+                    if record.memory_limit is not None and processes.resident() > record.memory_limit:
+                        return "memory limit"
         finally:
             if end is not None:
                 os.close(end)

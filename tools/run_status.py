@@ -9,7 +9,7 @@ from pydantic import Field
 from ..port.errors import PortError
 from ..port.textsafe import clean, one_line
 from ..runs.models import Progress, Run, RunError, RunState
-from ._finish import finish
+from ._finish import finish as finish_run
 from ._runs import check_wait, safe_log
 from .base import ToolContext, ToolResult, ToolSpec
 
@@ -41,7 +41,7 @@ def run_status(
     result = None
     if run.state == "done":
         try:
-            result = finish(ctx, run).model_dump(mode="json")
+            result = finish_run(ctx, run).model_dump(mode="json")
         except PortError as refused:
             error = RunError(what=refused.what, seen=refused.seen, fix=refused.fix)
     log = safe_log(ctx, run.run_id)

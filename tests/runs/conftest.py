@@ -37,7 +37,9 @@ def store(tmp_path: Path) -> Iterator[RunStore]:
 def begin(store: RunStore, tmp_path: Path) -> Begin:
     """``begin(job, **spec)``: a started run in ``tmp_path``."""
 
-    def begin(job: str, *, time_limit_s: float = 60, log_limit: int = 1 << 20, **spec: Any) -> Run:
+    def begin(
+        job: str, *, time_limit_s: float = 60, log_limit: int = 1 << 20, memory_limit: int | None = None, **spec: Any
+    ) -> Run:
         run = store.create(
             port_id="port-1",
             tool="fake",
@@ -48,6 +50,7 @@ def begin(store: RunStore, tmp_path: Path) -> Begin:
             cwd=tmp_path,
             time_limit_s=time_limit_s,
             log_limit=log_limit,
+            memory_limit=memory_limit,
         )
         return store.start(run.run_id)
 

@@ -193,3 +193,14 @@ def test_cancelling_before_and_at_once_after_the_start(store: RunStore, begin: B
 def test_cancelling_a_finished_run_leaves_it(store: RunStore, begin: Begin) -> None:
     run = store.wait(begin("add", a=1, b=2).run_id, 30)
     assert store.cancel(run.run_id) == run
+
+
+def test_a_worker_that_eats_memory_ends_at_its_limit(store: RunStore, begin: Begin) -> None:
+    run = store.wait(begin("eats", memory_limit=200 << 20).run_id, 30)
+    assert run.state == "failed" and run.error is not None and "memory limit of 0.20 GiB" in run.error.what
+
+
+@pytest.mark.parametrize("what", ["fifo", "zero"])
+def test_no_file_of_the_folder_can_make_a_reader_wait(store: RunStore, begin: Begin, what: str) -> None:
+    run = store.wait(begin("spoils", **{"with": what}).run_id, 30)
+    assert run.state == "crashed" and run.error is not None and "cannot be used" in run.error.what

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fastvideo_port.port.database import transaction
 from fastvideo_port.port.errors import PortError
 from fastvideo_port.runs import processes
 from fastvideo_port.runs.records import change_record, read_record
@@ -69,7 +71,7 @@ def test_a_killed_supervisor_is_found_out_and_its_worker_ended(store: RunStore, 
     until(lambda: not processes.is_alive(read_record(store.home, run.run_id).worker), 5)  # before anybody asks
     ended = store.get(run.run_id)
     assert ended.state == "crashed" and ended.error is not None
-    assert "supervisor" in ended.error.what and "hanging" in ended.error.seen
+    assert "supervisor of this run died" in ended.error.what and "hanging" in ended.error.seen
     assert ended.progress is not None and ended.progress.done == 3
     assert processes.marked(run.run_id) == []
 
@@ -166,6 +168,7 @@ def test_an_unknown_id_names_the_nearest(store: RunStore, begin: Begin) -> None:
         ({"time_limit_s": 0}, "limit"),
         ({"time_limit_s": float("nan")}, "limit"),
         ({"log_limit": 0}, "limit"),
+        ({"memory_limit": 0}, "limit"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_and_leaves_nothing(
@@ -175,3 +178,59 @@ def test_a_run_that_cannot_be_is_refused_and_leaves_nothing(
     with pytest.raises(PortError, match=words):
         store.create(**{**legal, **change})  # type: ignore[arg-type]
     assert store.list() == [] and not (store.home / "runs").exists()
+
+
+def test_a_supervisor_that_cannot_begin_is_recorded_with_its_last_words(
+    store: RunStore, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastvideo_port.runs.store.__package__", "fastvideo_port.no_such_room")
+    run = store.wait(begin("add", a=1, b=2).run_id, 30)
+    assert run.state == "crashed" and run.error is not None and "no_such_room" in run.error.seen
+
+
+def test_a_state_folder_that_cannot_be_written_is_named_and_nothing_is_left(store: RunStore, begin: Begin) -> None:
+    (store.home / "runs").write_text("in the way")
+    with pytest.raises(PortError, match="cannot be written"):
+        begin("add", a=1, b=2)
+    (store.home / "runs").unlink()
+    assert store.list() == []
+
+
+def test_a_database_that_is_full_leaves_no_folder(
+    store: RunStore, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("fastvideo_port.runs.store.add_record", full)
+    with pytest.raises(PortError, match="cannot be written") as caught:
+        begin("add", a=1, b=2)
+    assert "disk is full" in caught.value.seen
+    assert list((store.home / "runs").iterdir()) == []
+
+
+def test_the_truth_is_told_even_if_it_cannot_be_kept(
+    store: RunStore, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin("hangs")
+    until(lambda: store.log_tail(run.run_id) == "hanging")
+    processes.send(read_record(store.home, run.run_id).supervisor, signal.SIGKILL)
+    until(lambda: not processes.is_alive(read_record(store.home, run.run_id).supervisor))
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        patch.setattr("fastvideo_port.runs.recover.change_record", full)
+        assert store.get(run.run_id).state == "crashed"
+        assert read_record(store.home, run.run_id).state == "running"
+    assert store.get(run.run_id).state == "crashed"
+
+
+def test_a_damaged_record_is_named_and_hides_no_other(store: RunStore, begin: Begin) -> None:
+    good, bad = (store.wait(begin("add", a=1, b=b).run_id, 30) for b in (1, 2))
+    with transaction(store.home) as db:
+        db.execute("UPDATE runs SET record = ? WHERE run_id = ?", ('{"run_id": "nonsense"}', bad.run_id))
+    with pytest.raises(PortError, match="damaged"):
+        store.get(bad.run_id)
+    assert [run.run_id for run in store.list()] == [good.run_id]

@@ -98,12 +98,12 @@ def shouts(spec: Spec, job: Job) -> Spec:
     for _ in range(spec["megabytes"]):
         sys.stdout.buffer.write(line * 1024)
     sys.stdout.buffer.write(b"the very end\n")
-    return {}
+    return {"sum": 0}
 
 
 def binary(spec: Spec, job: Job) -> Spec:
     os.write(1, bytes(range(256)) * 64 + b"\xff\xfe\x00 \x1b[31mred\x1b[0m end\n")
-    return {}
+    return {"sum": 0}
 
 
 def sleeps(spec: Spec, job: Job) -> Spec:
@@ -137,6 +137,22 @@ def dies_after_result(spec: Spec, job: Job) -> Spec:
 
     atexit.register(ctypes.string_at, 0)
     return {"kept": True}
+
+
+def eats(spec: Spec, job: Job) -> Spec:
+    food = b"x" * (300 << 20)
+    hangs(spec, job)
+    return {"food": len(food)}
+
+
+def spoils(spec: Spec, job: Job) -> Spec:
+    """Puts a FIFO or a link to an endless device where the server reads, and dies."""
+    for name in ("progress.json", "result.json", "result.mac"):
+        if spec["with"] == "fifo":
+            os.mkfifo(job.run_dir / name)
+        else:
+            (job.run_dir / name).symlink_to("/dev/zero")
+    os._exit(0)
 
 
 def forges(spec: Spec, job: Job) -> Spec:

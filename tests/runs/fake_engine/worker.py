@@ -22,6 +22,8 @@ JOBS = {
     "environment": "jobs:environment",
     "counts": "jobs:counts",
     "dies_after_result": "jobs:dies_after_result",
+    "eats": "jobs:eats",
+    "spoils": "jobs:spoils",
     "forges": "jobs:forges",
     "absent": "no_such_module:job",
 }
