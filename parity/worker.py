@@ -22,6 +22,7 @@ JOBS = {
     "ssim": "ssim_job:ssim",
     "component_parity": "component_job:component_parity",
     "check_mapping": "mapping_job:check_mapping",
+    "side": "side:run_side",
 }
 """Job name -> ``module:function`` below this package; the function is ``f(spec: dict, job: Job) -> dict``."""
 

@@ -1,0 +1,143 @@
+"""What a side really is and ran on: foreign code, imported files, environment, attention backends."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOREIGN = ("diffusers", "transformers")
+ALLOWED = ("transformers.activations",)
+"""Foreign modules that are plain utilities; FastVideo's rules allow them in production code."""
+
+
+def _is_foreign(name: str, official_repo: Path | None) -> bool:
+    if name.startswith(ALLOWED):
+        return False
+    if name.split(".")[0] in FOREIGN:
+        return True
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return bool(official_repo and file and Path(file).resolve().is_relative_to(official_repo.resolve()))
+
+
+def foreign_code(model: torch.nn.Module, official_repo: Path | None) -> list[str]:
+    """Where the port uses the official implementation: its submodules' classes, and what their files import.
+
+    Returns:
+        Sentences, empty when the port stands on its own.
+    """
+    found: dict[str, None] = {}
+    files: set[str] = set()
+    for name, module in model.named_modules():
+        origin = type(module).__module__
+        if _is_foreign(origin, official_repo):
+            found[f"module {name or '(root)'!r} is a {origin}.{type(module).__qualname__}"] = None
+        files.add(origin)
+    for origin in sorted(files):
+        if origin.split(".")[0] == "torch":
+            continue
+        for key, value in vars(sys.modules.get(origin, object())).items() if origin in sys.modules else ():
+            home = getattr(value, "__module__", "") or ""
+            is_model = isinstance(value, type) and issubclass(value, torch.nn.Module)
+            if is_model and _is_foreign(home, official_repo) and not _is_foreign(origin, official_repo):
+                found[f"{origin} imports the model class {home}.{key}"] = None
+    return list(found)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    state = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def imported_files(root: Path) -> dict[str, str]:
+    """Source files below ``root`` that this process has imported: relative path -> SHA-256."""
+    root = root.resolve()
+    found: dict[str, str] = {}
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if not file or not str(file).endswith(".py"):
+            continue
+        path = Path(file).resolve()
+        if path.is_relative_to(root) and "site-packages" not in path.relative_to(root).parts and path.is_file():
+            found[path.relative_to(root).as_posix()] = sha256(path)
+    return dict(sorted(found.items()))
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What a result depends on besides files: versions, device, driver."""
+    facts = {"python": platform.python_version(), "torch": torch.__version__, "device": device.type}
+    for name in ("diffusers", "transformers", "accelerate", "flash-attn"):
+        try:
+            facts[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["cuda"] = torch.version.cuda or ""
+        facts["driver"] = _driver()
+    else:
+        facts["cpu"] = platform.machine()
+        facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    return facts
+
+
+def _driver() -> str:
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
+
+
+def flags() -> dict[str, Any]:
+    """Global numeric switches as they are now."""
+    matmul = torch.backends.cuda.matmul
+    return {
+        "float32_matmul_precision": _read(torch.get_float32_matmul_precision),
+        "cuda_matmul_tf32": _read(lambda: matmul.allow_tf32),
+        "cudnn_tf32": _read(lambda: torch.backends.cudnn.allow_tf32),
+        "bf16_reduced_precision_reduction": _read(lambda: matmul.allow_bf16_reduced_precision_reduction),
+        "fp16_reduced_precision_reduction": _read(lambda: matmul.allow_fp16_reduced_precision_reduction),
+        "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "autocast": torch.is_autocast_enabled(),
+        "cudnn_sdp": torch.backends.cuda.cudnn_sdp_enabled(),
+    }
+
+
+def _read(get: Callable[[], Any]) -> str:
+    try:
+        return str(get())
+    except RuntimeError as error:  # torch refuses to answer when code mixed its old and new precision switches
+        return f"unknown ({str(error).splitlines()[0][:80]})"
+
+
+def reset_flags() -> None:
+    """Full float32 arithmetic, float32 as default dtype: the state in which logic is compared."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_default_dtype(torch.float32)
+
+
+def attention_classes(model: torch.nn.Module) -> dict[str, str]:
+    """The attention implementation that each layer resolved: module name -> class.
+
+    FastVideo keeps it in ``attn_impl``, diffusers in ``processor``.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        for attribute in ("attn_impl", "processor"):
+            value = getattr(module, attribute, None)
+            if value is not None:
+                found[name] = type(value).__name__
+    return found

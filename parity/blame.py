@@ -1,0 +1,175 @@
+"""From the boundaries of one input to one culprit: a module, or the code between two calls."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .boundaries import Boundary, Comparison
+from .trace import Call
+from .verdict import BOUNDARY_FAIL
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """Where the port stops agreeing.
+
+    Attributes:
+        module: Port module; for glue the module whose forward holds the code. ``""`` is the root.
+        official_module: Its counterpart, or none.
+        kind: ``module`` (right inputs, wrong output), ``glue`` (the code between two calls) or ``output``.
+        file, line, end_line: Where to look: the forward of the module, or the lines between the two calls.
+        why: The evidence in one or two sentences.
+        confidence: ``certain`` when every neighbouring boundary was compared, else ``likely``.
+    """
+
+    module: str
+    official_module: str | None
+    kind: str
+    file: str
+    line: int
+    end_line: int
+    why: str
+    confidence: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The culprit as JSON."""
+        return asdict(self)
+
+
+def find_culprit(comparison: Comparison, boundaries: list[Boundary], limit: float = BOUNDARY_FAIL) -> Culprit | None:
+    """The first boundary beyond ``limit``, traced back to where right inputs become a wrong output."""
+    first = next((item for item in boundaries if math.isnan(item.ratio) or item.ratio > limit), None)
+    if first is None:
+        return None
+    return _Blame(comparison, boundaries).at(first)
+
+
+class _Blame:
+    def __init__(self, comparison: Comparison, boundaries: list[Boundary]) -> None:
+        self.comparison = comparison
+        self.calls = comparison.port.calls
+        self.boundaries = {item.index: item for item in boundaries}
+        self.producer: dict[int, int] = {}
+        for index, call in sorted(enumerate(self.calls), key=lambda pair: pair[1].ended):
+            for _, tensor in call.outputs:
+                self.producer.setdefault(tensor, index)
+
+    def at(self, boundary: Boundary) -> Culprit:
+        numbers = f"its error is {_times(boundary.ratio)} the reference's own ({boundary.port_error:.2g} relative)"
+        return self.resolve(boundary.index, numbers, set())
+
+    def resolve(self, index: int, numbers: str, seen: set[int]) -> Culprit:
+        """Blame call ``index``, whose output is wrong."""
+        seen.add(index)
+        call = self.calls[index]
+        strange = self.unexplained_inputs(call)
+        if not strange:
+            return self.inside(index, numbers, seen)
+        for tensor in strange:
+            source = self.producer.get(tensor)
+            if source is not None and source not in seen and source not in self.boundaries:
+                return self.resolve(source, numbers, seen)
+        return self.before(index, numbers, seen)
+
+    def inside(self, index: int, numbers: str, seen: set[int]) -> Culprit:
+        """The call's inputs are right: the module itself, or the code between the calls it makes."""
+        call = self.calls[index]
+        children = self.comparison.port.children(index)
+        for child in children:
+            if child not in seen and child not in self.boundaries and self.unexplained_outputs(self.calls[child]):
+                return self.resolve(child, numbers, seen)
+            if self.unexplained_inputs(self.calls[child]):
+                return self.before(child, numbers, seen)
+        if not children or all("::" in self.calls[child].module for child in children):
+            return self.module(call, numbers)
+        last = self.calls[children[-1]]
+        info = self.comparison.port.modules.get(call.module)
+        why = (
+            f"All inputs of {_name(call)} and all modules that it calls agree, but what it returns does not: {numbers}. "
+            f"Look at the code after its last call ({_name(last)})."
+        )
+        return Culprit(
+            call.module,
+            self.official(call),
+            "glue",
+            info.file if info else last.file,
+            last.line if info and info.file == last.file else (info.line if info else 0),
+            info.end_line if info else last.line,
+            why,
+            "certain",
+        )
+
+    def before(self, index: int, numbers: str, seen: set[int]) -> Culprit:
+        """An input of the call is wrong and no call made it: the code of the caller, before the call."""
+        call = self.calls[index]
+        if call.parent < 0:
+            return self.module(call, numbers)
+        parent = self.calls[call.parent]
+        siblings = [i for i in self.comparison.port.children(call.parent) if i < index]
+        previous = self.calls[siblings[-1]] if siblings else None
+        unknown = [t for t in self.unexplained_inputs(parent) if self.producer.get(t) is None]
+        if previous is None and unknown and call.parent not in seen and parent.module not in self.comparison.pairs:
+            return self.before(call.parent, numbers, seen | {call.parent})
+        info = self.comparison.port.modules.get(parent.module)
+        start = previous.line if previous is not None and previous.file == call.file else (info.line if info else call.line)
+        after = f"after the call of {_name(previous)} (line {previous.line})" if previous else "at the start of its forward"
+        why = (
+            f"In {_name(parent)}, {after} everything agrees; the input of {_name(call)} (line {call.line}) does not: "
+            f"{numbers}. Look at the code between the two lines."
+        )
+        return Culprit(
+            parent.module,
+            self.official(parent),
+            "glue",
+            call.file,
+            min(start, call.line),
+            call.line,
+            why,
+            "certain" if previous is not None and siblings[-1] in self.boundaries else "likely",
+        )
+
+    def module(self, call: Call, numbers: str) -> Culprit:
+        name = call.module.partition("::")[0]
+        info = self.comparison.port.modules.get(name)
+        why = f"The inputs of {_name(call)} agree with the official ones and its output does not: {numbers}."
+        return Culprit(
+            name,
+            self.official(call),
+            "module",
+            info.file if info else call.file,
+            info.line if info else call.line,
+            info.end_line if info else call.line,
+            why,
+            "certain" if call.module in self.comparison.pairs else "likely",
+        )
+
+    def official(self, call: Call) -> str | None:
+        pair = self.comparison.pairs.get(call.module)
+        return pair.official if pair else None
+
+    def unexplained_inputs(self, call: Call) -> list[int]:
+        """Floating inputs of more than one element that equal nothing of the official model's."""
+        return self._unexplained([tensor for _, tensor in call.inputs])
+
+    def unexplained_outputs(self, call: Call) -> list[int]:
+        return self._unexplained([tensor for _, tensor in call.outputs])
+
+    def _unexplained(self, tensors: list[int]) -> list[int]:
+        return [
+            tensor
+            for tensor in tensors
+            if self.comparison.port.tensors[tensor].elements > 1
+            and self.comparison.port.tensors[tensor].norm > 0
+            and "float" in self.comparison.port.tensors[tensor].dtype
+            and self.comparison.explained(tensor) is None
+        ]
+
+
+def _name(call: Call) -> str:
+    return f"{call.module or 'the model'} ({call.cls})"
+
+
+def _times(value: float) -> str:
+    return "not finite where the reference is; no multiple of" if math.isnan(value) else f"{value:.3g} times"

@@ -1,0 +1,165 @@
+"""The logic ratio at every paired boundary."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+
+from .pairing import Pair
+from .sketch import Fingerprint, same_values_in_any_order, sketch_distance
+from .trace import Call, Trace
+from .verdict import BOUNDARY_FAIL, BOUNDARY_PASS, ratio
+
+_LAYOUT_TOLERANCE = 1e-6
+_GROSS = 1e-2
+_WITNESSES = 3
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """The outputs of one call of a paired module.
+
+    Attributes:
+        index: Of the port's call in its trace.
+        port, official: Module names.
+        ratio: Worst logic ratio over the outputs; NaN when the port is not finite where the reference is.
+        port_error, reference_error: Relative L2 of that output against the reference.
+        layout: The values agree but stand in another order.
+    """
+
+    index: int
+    port: str
+    official: str
+    ratio: float
+    port_error: float
+    reference_error: float
+    layout: bool
+
+
+class Comparison:
+    """Three traces of one input: the port's (float32), the official one (float32) and the reference."""
+
+    def __init__(self, port: Trace, official: Trace, reference: Trace, pairs: dict[str, Pair]) -> None:
+        self.port = port
+        self.official = official
+        self.reference = reference
+        self.pairs = pairs
+        self._tables: dict[int, tuple[list[int], torch.Tensor]] = {}
+        groups: dict[int, list[int]] = defaultdict(list)
+        for index, tensor in enumerate(reference.tensors):
+            groups[tensor.elements].append(index)
+        for elements, indices in groups.items():
+            self._tables[elements] = (indices, torch.stack([reference.tensors[i].sketch for i in indices]))
+        self._explained: dict[int, int | None] = {}
+        self.official_calls = {(call.module, call.occurrence): call for call in official.calls}
+        self.reference_calls = {(call.module, call.occurrence): call for call in reference.calls}
+        self._twins = self._align()
+
+    def _align(self) -> dict[int, int]:
+        """Reference tensor -> the same boundary's tensor in the official float32 trace.
+
+        The two traces need not number their tensors alike: a cast that does nothing in float32 makes a new tensor in
+        float64.
+        """
+        twins: dict[int, int] = {}
+        for key, call in self.reference_calls.items():
+            other = self.official_calls.get(key)
+            if other is None:
+                continue
+            for mine, theirs in ((call.inputs, other.inputs), (call.outputs, other.outputs)):
+                if len(mine) == len(theirs):
+                    twins.update({a: b for (_, a), (_, b) in zip(mine, theirs, strict=True)})
+        return twins
+
+    def reference_error(self, index: int) -> float:
+        """The official model's own float32 error at tensor ``index`` of the reference trace."""
+        twin = self._twins.get(index)
+        if twin is None:
+            return 0.0
+        official, reference = self.official.tensors[twin], self.reference.tensors[index]
+        return sketch_distance(official, reference) if official.elements == reference.elements else 0.0
+
+    def errors(self, port_index: int, reference_index: int) -> tuple[float, float, bool] | None:
+        """``(port error, reference error, layout)``; none when the two cannot be compared."""
+        mine, theirs = self.port.tensors[port_index], self.reference.tensors[reference_index]
+        if mine.elements != theirs.elements or mine.elements == 0:
+            return None
+        if mine.non_finite != theirs.non_finite:
+            return math.nan, 0.0, False
+        error, own = sketch_distance(mine, theirs), self.reference_error(reference_index)
+        if ratio(error, own) > BOUNDARY_PASS and same_values_in_any_order(mine, theirs, max(_LAYOUT_TOLERANCE, 4 * own)):
+            return own, own, True
+        return error, own, False
+
+    def boundaries(self) -> list[Boundary]:
+        """Every paired call whose outputs can be compared, in the order in which the port's calls returned."""
+        found = []
+        for index, call in sorted(enumerate(self.port.calls), key=lambda pair: pair[1].ended):
+            boundary = self._boundary(index, call)
+            if boundary is not None:
+                found.append(boundary)
+        return self._without_mispaired(found)
+
+    def _without_mispaired(self, found: list[Boundary]) -> list[Boundary]:
+        """Leave out pairs whose gross disagreement has no consequence: they are not counterparts.
+
+        An error of more than a hundredth cannot vanish further on. If every later boundary of a module that holds
+        weights agrees (or, for a pair that was only inferred, the next few), the pairing was wrong and not the port.
+        """
+        kept = []
+        anchors = [b for b in found if self.pairs[b.port].how in ("weights", "adapter") and not self._is_container(b)]
+        for boundary in found:
+            gross = not math.isnan(boundary.ratio) and boundary.ratio > BOUNDARY_FAIL and boundary.port_error > _GROSS
+            if gross and self.pairs[boundary.port].how != "adapter":
+                ended = self.port.calls[boundary.index].ended
+                later = [b for b in anchors if self.port.calls[b.index].ended > ended]
+                inferred = self.pairs[boundary.port].how != "weights" or self._is_container(boundary)
+                witnesses = later[:_WITNESSES] if inferred else later
+                if witnesses and all(b.ratio <= BOUNDARY_PASS for b in witnesses):
+                    continue
+            kept.append(boundary)
+        return kept
+
+    def _is_container(self, boundary: Boundary) -> bool:
+        return any(
+            "::" not in self.port.calls[child].module for child in self.port.children(boundary.index)
+        )
+
+    def _boundary(self, index: int, call: Call) -> Boundary | None:
+        pair = self.pairs.get(call.module)
+        other = self.reference_calls.get((pair.official, call.occurrence)) if pair else None
+        if pair is None or other is None:
+            return None
+        measured = []
+        for (_, mine), (_, theirs) in zip(call.outputs, other.outputs, strict=False):
+            errors = self.errors(mine, theirs)
+            if errors is not None:
+                measured.append((ratio(errors[0], errors[1]), *errors))
+        if not measured:
+            return None
+        worst = max(measured, key=lambda row: math.inf if math.isnan(row[0]) else row[0])
+        return Boundary(index, call.module, pair.official, *worst)
+
+    def explained(self, index: int) -> int | None:
+        """The reference tensor that a port tensor is equal to within the noise, in this or another order; or none."""
+        if index not in self._explained:
+            self._explained[index] = self._explain(self.port.tensors[index])
+        return self._explained[index]
+
+    def _explain(self, mine: Fingerprint) -> int | None:
+        indices, table = self._tables.get(mine.elements, ([], torch.zeros(0)))
+        if not indices or mine.elements == 0:
+            return None
+        distances = (table - mine.sketch).norm(dim=1)
+        best = indices[int(distances.argmin())]
+        theirs = self.reference.tensors[best]
+        if ratio(sketch_distance(mine, theirs), self.reference_error(best)) <= BOUNDARY_PASS:
+            return best
+        for candidate in indices:
+            own = self.reference_error(candidate)
+            if same_values_in_any_order(mine, self.reference.tensors[candidate], max(_LAYOUT_TOLERANCE, 4 * own)):
+                return candidate
+        return None

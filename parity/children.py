@@ -1,0 +1,99 @@
+"""Child processes of a job: each side of a comparison runs alone, possibly in another interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import ParityError
+from .strict_json import encode
+
+# The child dies with its parent (PR_SET_PDEATHSIG = 1, SIGKILL = 9); its current folder is first on the path.
+_BOOT = """\
+import importlib, importlib.util, os, sys
+parity, job, folder = sys.argv[1:4]
+if sys.platform == "linux":
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+sys.path[0] = os.getcwd()
+sys.argv = [job]
+name = "_fastvideo_port_parity"
+spec = importlib.util.spec_from_file_location(
+    name, os.path.join(parity, "__init__.py"), submodule_search_locations=[parity])
+sys.modules[name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules[name])
+importlib.import_module(name + ".worker").main(job, folder)
+"""
+
+
+class Child:
+    """One job function in a process of its own; its log goes to the parent's."""
+
+    def __init__(self, python: str, job: str, folder: Path, spec: dict[str, Any], cwd: Path) -> None:
+        self.job = job
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "spec.json").write_bytes(encode(spec))
+        command = [python, "-c", _BOOT, str(Path(__file__).parent), job, str(folder)]
+        try:
+            self.process = subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, env=dict(os.environ))
+        except OSError as error:
+            raise ParityError(
+                "The interpreter could not be started.",
+                seen=f"{python}: {error.strerror}",
+                fix="Create the port again with a python that exists and can be executed.",
+            ) from error
+
+    def value(self) -> dict[str, Any]:
+        """The child's result, once it has ended.
+
+        Raises:
+            ParityError: The job failed, or the process died without a result.
+        """
+        code = self.process.wait()
+        path = self.folder / "result.json"
+        if not path.is_file():
+            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            raise ParityError(
+                f"The {self.job} process ended without a result.",
+                seen=how + (" (out of memory?)" if code == -9 else ""),
+                fix="Read the end of the run's log; repair what stopped the process, then run the tool again.",
+            )
+        result = json.loads(path.read_bytes())
+        if result["ok"]:
+            return dict(result["value"])
+        error = result["error"]
+        raise ParityError(f"[{self.job}] {error['what']}", seen=error["seen"], fix=error["fix"])
+
+    def stop(self) -> None:
+        """End the process if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def wait_for(children: list[Child], each: Callable[[], None]) -> None:
+    """Wait until all children have ended or one has failed; then the others are stopped."""
+    try:
+        while any(child.process.poll() is None for child in children):
+            if any(child.process.poll() not in (None, 0) for child in children):
+                return
+            if any(_failed(child) for child in children):
+                return
+            each()
+            time.sleep(0.05)
+    finally:
+        for child in children:
+            child.stop()
+
+
+def _failed(child: Child) -> bool:
+    if child.process.poll() is None:
+        return False
+    path = child.folder / "result.json"
+    return not path.is_file() or not json.loads(path.read_bytes())["ok"]

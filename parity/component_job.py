@@ -1,0 +1,487 @@
+"""Job: run the official component and the port side by side and say whether, and where, they part."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from .audit import sha256
+from .blame import Culprit, find_culprit
+from .boundaries import Boundary, Comparison
+from .children import Child, wait_for
+from .dtypes import audit_dtypes
+from .errors import ParityError
+from .job import Job
+from .metrics import Distance, distance
+from .pairing import Pair, coverage, pair_modules
+from .proof import Link, Proof
+from .side import Item, items
+from .trace import Trace
+from .verdict import (
+    BOUNDARY_FAIL,
+    BOUNDARY_PASS,
+    OUTPUT_FAIL,
+    OUTPUT_PASS,
+    PRECISION_LIMIT,
+    Finding,
+    Verdict,
+    judge,
+    ratio,
+    worst,
+)
+
+_STEPS = 6
+
+
+def component_parity(spec: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Compare one component.
+
+    Args:
+        spec: ``adapter``, ``worktree``, ``official_repo``, ``official_weights``, ``converted_weights`` (paths or none),
+            ``python``, ``official_python``, ``cases`` (names or none for all), ``seeds``, ``dtypes``, ``device``,
+            ``patches``.
+        job: Where progress and artifacts go.
+    """
+    started = time.monotonic()
+    job.progress(0, _STEPS, "starting the official side and the port")
+    official, port = _run_sides(spec, job)
+    ran = time.monotonic()
+    job.progress(_STEPS - 2, _STEPS, "comparing outputs and boundaries")
+    report = _Report(spec, job, official, port)
+    value = report.build()
+    value["timings"] = {"sides_s": round(ran - started, 2), "comparison_s": round(time.monotonic() - ran, 2)}
+    job.progress(_STEPS, _STEPS, value["verdict"])
+    return value
+
+
+def _run_sides(spec: dict[str, Any], job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    shared = job.run_dir / "shared"
+    shared.mkdir(exist_ok=True)
+    worktree = Path(spec["worktree"])
+    children = []
+    for side in ("official", "port"):
+        python = (spec.get("official_python") if side == "official" else None) or spec["python"]
+        child_spec = {**spec, "side": side, "shared": str(shared), "out": str(job.run_dir / side)}
+        children.append(Child(python, "side", job.run_dir / f"{side}.process", child_spec, worktree))
+    begun = time.monotonic()
+
+    def tick() -> None:
+        ended = [name for name, child in zip(("official", "port"), children, strict=True) if child.process.poll() is not None]
+        message = f"both sides run ({time.monotonic() - begun:.0f} s)" if not ended else f"{ended[0]} side done"
+        job.progress(1 + len(ended), _STEPS, message)
+
+    wait_for(children, tick)
+    # A side that was stopped because the other failed has nothing to say; the one that failed speaks.
+    values, failures = [], []
+    for child in children:
+        try:
+            values.append(child.value())
+        except ParityError as error:
+            failures.append((child, error))
+    if failures:
+        own = [error for child, error in failures if (child.folder / "result.json").is_file()]
+        raise own[0] if own else failures[0][1]
+    return values[0], values[1]
+
+
+class _Report:
+    """Everything that is concluded from what the two sides left on disk."""
+
+    def __init__(self, spec: dict[str, Any], job: Job, official: dict[str, Any], port: dict[str, Any]) -> None:
+        self.spec = spec
+        self.root = job.run_dir
+        self.official = official
+        self.port = port
+        self.items = items(official["cases"], spec["seeds"])
+        self.findings: list[Finding] = []
+        self.links: list[Link] = []
+        self.pairs: dict[str, Pair] = {}
+        self.culprit: Culprit | None = None
+
+    def build(self) -> dict[str, Any]:
+        proof = self.weights()
+        self.honesty()
+        cases = [self.case(item) for item in self.items]
+        self.precision_finding(cases)
+        self_test = self.self_test()
+        self.inputs_ignored()
+        audit = self.dtype_audit()
+        verdict = worst([*(case["verdict"] for case in cases), *(finding.verdict for finding in self.findings)])
+        return {
+            "verdict": verdict,
+            "findings": [finding.to_json() for finding in self.findings],
+            "cases": cases,
+            "reference": self.official["reference"],
+            "culprit": self.culprit.to_json() if self.culprit else None,
+            "dtype_audit": audit,
+            "attention_backends": self.backends(),
+            "self_test": self_test,
+            "pairing": self.pairing,
+            "weights": {
+                "tensors": list(proof.tensors),
+                "parameters": list(proof.parameters),
+                "missing": proof.missing[:20],
+                "unexpected": proof.unexpected[:20],
+            },
+            "environment": {"official": self.official["environment"], "port": self.port["environment"]},
+            "environment_patches": self.port["patches"],
+            "flags": {"official": self.official["flags"], "port": self.port["flags"]},
+            "depends_on": self.depends_on(),
+            "bands": {
+                "output": [OUTPUT_PASS, OUTPUT_FAIL],
+                "boundary": [BOUNDARY_PASS, BOUNDARY_FAIL],
+                "precision": PRECISION_LIMIT,
+            },
+        }
+
+    def say(self, code: str, verdict: Verdict, message: str) -> None:
+        finding = Finding(code, verdict, message)
+        if finding not in self.findings:
+            self.findings.append(finding)
+
+    def depends_on(self) -> dict[str, str]:
+        """Files and facts that the result stands on; a change in one of them makes it stale."""
+        found = {f"worktree:{path}": digest for path, digest in self.port["files"].items()}
+        found.update({f"official:{path}": digest for path, digest in self.official["files"].items()})
+        adapter = Path(self.spec["adapter"])
+        found[f"adapter:{adapter.name}"] = sha256(adapter)
+        for side in ("official", "port"):
+            facts = self.official if side == "official" else self.port
+            found.update({f"environment:{side}.{name}": text for name, text in facts["environment"].items()})
+        return found
+
+    # Structure
+
+    def weights(self) -> Proof:
+        """Where the official weights are in the port."""
+        proof = Proof.from_json(self.port["proof"])
+        self.links = proof.links
+        for finding in proof.findings:
+            if finding.fatal:
+                self.say(f"weights-{finding.code}", "fail", finding.message)
+        return proof
+
+    def honesty(self) -> None:
+        """Ways to pass without having been tested."""
+        for sentence in self.port["foreign"]:
+            self.say("official-code-in-port", "fail", f"The port runs the official implementation: {sentence}.")
+        for side, facts in (("official", self.official), ("port", self.port)):
+            if facts["module_calls"] == 0:
+                self.say(
+                    f"{side}-model-not-called",
+                    "inconclusive" if side == "official" else "fail",
+                    f"call_{side} never called the model that load_{side} returned, so its output proves nothing about it.",
+                )
+            for remark in facts["remarks"]:
+                self.say(remark["code"], "pass", remark["message"])
+        for case in self.official["inputs"]["ignore_seed"]:
+            self.say(
+                "seed-ignored",
+                "investigate",
+                f"make_inputs gives the same inputs for every seed in case {case!r}; use ctx.seed.",
+            )
+        used, theirs = self.port["weights_used"], self.official["weights_used"]
+        if used is not None and theirs is not None:
+            for link in self.links:
+                if theirs.get(link.official) and used.get(link.port) is False:
+                    self.say(
+                        "port-ignores-weight",
+                        "fail",
+                        f"The official output depends on {link.official!r}, the port's does not depend on {link.port!r}.",
+                    )
+
+    # Outputs
+
+    def outputs(self, side: str, item: Item, tag: str) -> dict[str, torch.Tensor]:
+        path = self.root / side / f"{item.key}.{tag}.safetensors"
+        if not path.is_file():
+            return {}
+        with safe_open(path, framework="pt") as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (safe_open has no __iter__)
+
+    def reference(self, item: Item) -> dict[str, torch.Tensor]:
+        tag = "reference" if self.official["reference"]["kind"] == "float64" else "float32"
+        return self.outputs("official", item, tag)
+
+    def matched(
+        self, item: Item, port: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
+    ) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Outputs of one name and shape; what has no counterpart is a failure."""
+        if len(port) == len(expected) == 1 and (_unnamed(next(iter(port))) or _unnamed(next(iter(expected)))):
+            name = next(iter(expected))
+            port = {name: next(iter(port.values()))}
+        where = f"case {item.case!r}, seed {item.seed}"
+        missing, extra = sorted(set(expected) - set(port)), sorted(set(port) - set(expected))
+        if missing:
+            self.say("missing-output", "fail", f"The port does not return {missing} ({where}).")
+        if extra:
+            self.say("extra-output", "fail", f"The port returns {extra}, which the official side does not ({where}).")
+        found = []
+        for name in expected:
+            if name not in port:
+                continue
+            if port[name].shape != expected[name].shape:
+                self.say(
+                    "shape-mismatch",
+                    "fail",
+                    f"Output {name!r} has shape {tuple(port[name].shape)}; the official one {tuple(expected[name].shape)} ({where}).",
+                )
+            elif port[name].numel():
+                found.append((name, port[name], expected[name]))
+        return found
+
+    def case(self, item: Item) -> dict[str, Any]:
+        """Verdict on one input."""
+        expected = self.reference(item)
+        single = self.outputs("official", item, "float32")
+        matched = self.matched(item, self.outputs("port", item, "float32"), expected)
+        result: dict[str, Any] = {"case": item.case, "seed": item.seed}
+        if not matched:
+            if not any(finding.verdict == "fail" for finding in self.findings):
+                self.say("nothing-compared", "inconclusive", "Not one element was compared: the outputs are empty.")
+            return {**result, "verdict": "inconclusive", "logic_ratio": None, "outputs": []}
+        rows, verdicts = [], []
+        for name, mine, truth in matched:
+            row, verdict = self.output(item, name, mine, single.get(name, truth), truth)
+            rows.append(row)
+            verdicts.append(verdict)
+        boundaries = self.boundaries(item)
+        judged = max(boundaries, key=lambda b: math.inf if math.isnan(b.ratio) else b.ratio, default=None)
+        if judged is not None:
+            verdicts.append(judge(judged.ratio, BOUNDARY_PASS, BOUNDARY_FAIL))
+            result["worst_boundary"] = {
+                "module": judged.port,
+                "official_module": judged.official,
+                "ratio": judged.ratio,
+                "port_error": judged.port_error,
+                "reference_error": judged.reference_error,
+            }
+        result["boundaries"] = len(boundaries)
+        verdicts.append(self.control(item))
+        worst_row = max(rows, key=lambda row: math.inf if math.isnan(row["logic_ratio"]) else row["logic_ratio"])
+        result.update({key: worst_row[key] for key in ("logic_ratio", "port_error", "reference_error")})
+        result["strict"] = all(row["strict"] for row in rows)
+        result["max_abs"] = max(row["max_abs"] for row in rows)
+        result["cosine"] = min(row["cosine"] for row in rows)
+        result["outputs"] = rows
+        result["precision"] = self.precision(item)
+        ratios = [row["ratio"] for row in result["precision"].values() if row["ratio"] is not None]
+        result["precision_ratio"] = max(ratios) if ratios else None
+        result["verdict"] = worst(verdicts)
+        return result
+
+    def output(
+        self, item: Item, name: str, mine: torch.Tensor, single: torch.Tensor, truth: torch.Tensor
+    ) -> tuple[dict[str, Any], Verdict]:
+        where = f"output {name!r} of case {item.case!r}, seed {item.seed}"
+        port_error, official_error, strict = distance(mine, truth), distance(single, truth), distance(mine, single)
+        exact = not single.is_floating_point()
+        value = ratio(port_error.relative_l2, official_error.relative_l2)
+        verdict = judge(value, OUTPUT_PASS, OUTPUT_FAIL)
+        if exact:
+            value = 0.0 if torch.equal(mine.to(truth.dtype), truth) else math.inf
+            verdict = "pass" if value == 0 else "fail"
+        bad_port, bad_truth = port_error.non_finite
+        if bad_truth:
+            self.say("non-finite-reference", "inconclusive", f"The official {where} holds {bad_truth} NaN or infinite elements.")
+            verdict = "inconclusive"
+        elif bad_port:
+            self.say("non-finite-port", "fail", f"The port's {where} holds {bad_port} NaN or infinite elements.")
+        constant = truth.numel() > 1 and bool((truth == truth.reshape(-1)[0]).all())
+        if constant and not exact:
+            self.say(
+                "constant-output",
+                "inconclusive",
+                f"The official {where} is {float(truth.reshape(-1)[0]):g} everywhere: whatever the port does, this proves nothing.",
+            )
+        return {
+            "name": name,
+            "shape": list(truth.shape),
+            "dtype": str(mine.dtype).removeprefix("torch."),
+            "logic_ratio": value,
+            "port_error": port_error.relative_l2,
+            "reference_error": official_error.relative_l2,
+            "max_abs": strict.max_abs,
+            "cosine": strict.cosine,
+            "strict": strict.strict == 1.0,
+        }, verdict
+
+    def control(self, item: Item) -> Verdict:
+        """Each side against itself with one seed: unstable outputs can neither pass nor convict."""
+        for side in ("official", "port"):
+            first, second = self.outputs(side, item, "float32"), self.outputs(side, item, "control")
+            for name, tensor in first.items():
+                if name not in second or tensor.shape != second[name].shape:
+                    gap = math.inf
+                else:
+                    gap = distance(second[name], tensor).relative_l2
+                own = self.own_error(item, name)
+                if not (gap <= max(own, 1e-7)):
+                    self.say(
+                        f"{side}-unstable",
+                        "inconclusive",
+                        f"The {side} side differs from itself by {gap:.2g} (relative L2) with the same seed; make it deterministic.",
+                    )
+                    return "inconclusive"
+        return "pass"
+
+    def own_error(self, item: Item, name: str) -> float:
+        truth, single = self.reference(item).get(name), self.outputs("official", item, "float32").get(name)
+        if truth is None or single is None or truth.shape != single.shape:
+            return 0.0
+        return distance(single, truth).relative_l2
+
+    def precision(self, item: Item) -> dict[str, dict[str, Any]]:
+        """Error of both sides against the reference in each production dtype."""
+        found: dict[str, dict[str, Any]] = {}
+        truth = self.reference(item)
+        for dtype in self.spec["dtypes"]:
+            if dtype == "float32":
+                continue
+            mine, theirs = self.outputs("port", item, dtype), self.outputs("official", item, dtype)
+            if len(mine) == len(theirs) == len(truth) == 1:
+                name = next(iter(truth))
+                mine, theirs = {name: next(iter(mine.values()))}, {name: next(iter(theirs.values()))}
+            rows: list[tuple[float, Distance, Distance, Distance]] = []
+            for name, expected in truth.items():
+                a, b = mine.get(name), theirs.get(name)
+                if a is None or b is None or a.shape != expected.shape or b.shape != expected.shape or not a.numel():
+                    continue
+                if not b.is_floating_point():
+                    continue
+                port_error, official_error = distance(a, expected), distance(b, expected)
+                value = ratio(port_error.relative_l2, official_error.relative_l2)
+                rows.append((value, port_error, official_error, distance(a, b)))
+            if rows:
+                value, port_error, official_error, direct = max(rows, key=lambda row: math.inf if math.isnan(row[0]) else row[0])
+                found[dtype] = {
+                    "ratio": value,
+                    "port_error": port_error.relative_l2,
+                    "reference_error": official_error.relative_l2,
+                    "strict": direct.strict == 1.0,
+                    "outside_strict": 1 - direct.strict,
+                    "max_abs": direct.max_abs,
+                    "cosine": direct.cosine,
+                }
+        return found
+
+    def precision_finding(self, cases: list[dict[str, Any]]) -> None:
+        """One finding per production dtype, for the worst input."""
+        for dtype in self.spec["dtypes"]:
+            rows = [(case["precision"][dtype]["ratio"], case) for case in cases if dtype in case.get("precision", {})]
+            value, case = max(rows, key=lambda row: math.inf if math.isnan(row[0]) else row[0], default=(0.0, {}))
+            if value > PRECISION_LIMIT or math.isnan(value):
+                self.say(
+                    "precision",
+                    "fail",
+                    f"In {dtype} the port's error is {value:.3g} times the reference's own (case {case['case']!r}, "
+                    f"seed {case['seed']}); at most {PRECISION_LIMIT:g} passes.",
+                )
+
+    # Boundaries
+
+    def boundaries(self, item: Item) -> list[Boundary]:
+        port = Trace.load(self.root / "port" / f"{item.key}.float32.trace")
+        official = Trace.load(self.root / "official" / f"{item.key}.float32.trace")
+        reference = official
+        if self.official["reference"]["kind"] == "float64":
+            reference = Trace.load(self.root / "official" / f"{item.key}.reference.trace")
+        if not self.pairs:
+            self.pairs = pair_modules(self.links, port, official, self.port["module_map"])
+            self.pairing = coverage(self.pairs, port)
+        comparison = Comparison(port, official, reference, self.pairs)
+        found = comparison.boundaries()
+        if self.culprit is None:
+            self.culprit = find_culprit(comparison, found)
+        return found
+
+    # The check itself
+
+    def self_test(self) -> dict[str, Any]:
+        """Perturbing a weight or an input of the port must turn the verdict red."""
+        item = self.items[0]
+        truth = self.reference(item)
+        trials = []
+        named = [(f"weight {name}", f"weight.{number}") for number, name in enumerate(self.port["self_test_weights"])]
+        named += [(f"input {name}", f"input.{number}") for number, name in enumerate(self.port["input_names"])]
+        for what, tag in named:
+            perturbed = self.outputs("port", item, tag)
+            values = [
+                ratio(distance(mine, expected).relative_l2, self.own_error(item, name))
+                for name, mine, expected in _common(perturbed, truth)
+            ]
+            value = max(values, default=0.0)
+            changed = perturbed.keys() != truth.keys() and len(perturbed) != len(truth)
+            trials.append({"perturbed": what, "ratio": value, "red": changed or judge(value, OUTPUT_PASS, OUTPUT_FAIL) == "fail"})
+        weights = [trial for trial in trials if trial["perturbed"].startswith("weight")]
+        passed = any(trial["red"] for trial in trials) and (not weights or all(trial["red"] for trial in weights))
+        if not passed:
+            pale = [trial["perturbed"] for trial in trials if not trial["red"]]
+            self.say(
+                "self-test",
+                "inconclusive",
+                f"The check cannot fail: perturbing {', '.join(pale) or 'nothing'} did not turn it red, so its green is worth nothing.",
+            )
+        return {"passed": passed, "trials": trials}
+
+    def inputs_ignored(self) -> None:
+        """An input that moves the official output must move the port's."""
+        item = self.items[0]
+        base_port, base_official = self.outputs("port", item, "float32"), self.outputs("official", item, "float32")
+        for number, name in enumerate(self.port["input_names"]):
+            moved_port = self.outputs("port", item, f"input.{number}")
+            moved_official = self.outputs("official", item, f"input.{number}")
+            if _moved(moved_official, base_official) and not _moved(moved_port, base_port):
+                self.say("port-ignores-input", "fail", f"The official output depends on input {name!r}; the port's does not.")
+
+    def dtype_audit(self) -> list[dict[str, str]]:
+        found: dict[tuple[str, ...], dict[str, str]] = {}
+        item = self.items[0]
+        for dtype in self.spec["dtypes"]:
+            if dtype == "float32":
+                continue
+            port = Trace.load(self.root / "port" / f"{item.key}.{dtype}.trace")
+            official = Trace.load(self.root / "official" / f"{item.key}.{dtype}.trace")
+            for row in audit_dtypes(port, official, self.pairs, dtype):
+                found[tuple(row.values())] = row
+        return list(found.values())
+
+    def backends(self) -> dict[str, Any]:
+        """What each side really ran for attention."""
+        found: dict[str, Any] = {}
+        for side, facts in (("official", self.official), ("port", self.port)):
+            trace = Trace.load(self.root / side / f"{self.items[0].key}.float32.trace")
+            found[side] = {
+                "classes": sorted(set(facts["attention"].values())),
+                "scaled_dot_product_attention": sum("::scaled_dot_product_attention" in call.module for call in trace.calls),
+            }
+        return found
+
+
+def _unnamed(name: str) -> bool:
+    return name == "output" or name.startswith("[")
+
+
+def _common(
+    port: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]
+) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+    if len(port) == len(truth) == 1:
+        port = {next(iter(truth)): next(iter(port.values()))}
+    return [
+        (name, port[name], truth[name])
+        for name in truth
+        if name in port and port[name].shape == truth[name].shape and truth[name].numel()
+    ]
+
+
+def _moved(after: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> bool:
+    if after.keys() != before.keys():
+        return True
+    return any(
+        after[name].shape != before[name].shape or distance(after[name], before[name]).relative_l2 > 1e-7 for name in before
+    )

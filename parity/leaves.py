@@ -1,0 +1,70 @@
+"""Nested inputs and outputs as a flat list of named tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+
+def leaves(value: Any, *, strict: bool = False) -> list[tuple[str, torch.Tensor]]:
+    """Flatten ``value`` into ``(name, tensor)`` pairs in order.
+
+    Mappings give ``key``, sequences ``[i]``, dataclasses their field names; nested names are joined with ``.``.
+    ``None`` is left out, Python numbers become 0-d float64 tensors. A lone tensor is named ``""``.
+
+    Args:
+        value: Tensors in dicts, tuples, lists or dataclasses, to any depth.
+        strict: Raise `TypeError` for anything that is neither a container nor a number, instead of leaving it out.
+    """
+    return list(_walk(value, "", strict))
+
+
+def _walk(value: Any, name: str, strict: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif value is None:
+        return
+    elif isinstance(value, (bool, int, float)):
+        yield name, torch.tensor(float(value), dtype=torch.float64)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _walk(item, f"{name}.{key}" if name else str(key), strict)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _walk(item, f"{name}[{index}]", strict)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _walk(getattr(value, field.name), f"{name}.{field.name}" if name else field.name, strict)
+    elif strict:
+        raise TypeError(f"{name or 'the output'} is a {type(value).__module__}.{type(value).__qualname__}")
+
+
+def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A copy of ``value`` in which every tensor ``t`` is ``change(t)``; containers are rebuilt, the rest is kept."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(item, change) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map_tensors(item, change) for item in value)
+    if isinstance(value, list):
+        return [map_tensors(item, change) for item in value]
+    return value
+
+
+def replace_leaf(value: Any, target: str, change: Callable[[torch.Tensor], torch.Tensor], name: str = "") -> Any:
+    """A copy of ``value`` in which only the leaf called ``target`` is changed; every tensor is cloned."""
+    if isinstance(value, torch.Tensor):
+        return change(value.clone()) if name == target else value.clone()
+    if isinstance(value, Mapping):
+        return {
+            key: replace_leaf(item, target, change, f"{name}.{key}" if name else str(key))
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        items = [replace_leaf(item, target, change, f"{name}[{index}]") for index, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    return value

@@ -1,0 +1,58 @@
+"""Named changes to the port's environment. They are applied only when asked for, and every result reports them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import torch
+
+from .errors import ParityError
+
+
+def _cpu_attention() -> None:
+    """FastVideo's CPU platform names no attention backend; answer torch's scaled dot product attention."""
+    platform = importlib.import_module("fastvideo.platforms.cpu").CpuPlatform
+    backend = "fastvideo.attention.backends.sdpa.SDPABackend"
+    platform.get_attn_backend_cls = classmethod(lambda cls, *args, **kwargs: backend)
+
+
+def _cpu_device() -> None:
+    """FastVideo's loaders ask for the local device and get mps where there is no GPU; answer cpu."""
+    for name in (
+        "fastvideo.distributed",
+        "fastvideo.distributed.parallel_state",
+        "fastvideo.models.loader.component_loader",
+    ):
+        module = importlib.import_module(name)
+        module.get_local_torch_device = lambda: torch.device("cpu")  # type: ignore[attr-defined]
+
+
+PATCHES: dict[str, Callable[[], None]] = {"cpu-attention": _cpu_attention, "cpu-device": _cpu_device}
+
+
+def apply_patches(names: list[str]) -> list[str]:
+    """Apply patches by name and return a sentence for each.
+
+    Raises:
+        ParityError: A name is unknown, or FastVideo does not have what the patch changes.
+    """
+    reports = []
+    for name in names:
+        patch = PATCHES.get(name)
+        if patch is None:
+            raise ParityError(
+                "There is no environment patch of this name.",
+                seen=f"{name!r}; known: {', '.join(PATCHES)}",
+                fix="Create the port again with one of the known names, or with none.",
+            )
+        try:
+            patch()
+        except (ImportError, AttributeError) as error:
+            raise ParityError(
+                f"The environment patch {name!r} could not be applied.",
+                seen=f"{type(error).__name__}: {error}",
+                fix="Check that fastvideo imports in the port's interpreter, with the worktree as the current folder.",
+            ) from error
+        reports.append(f"{name}: {(patch.__doc__ or '').strip()}")
+    return reports

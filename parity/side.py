@@ -1,0 +1,482 @@
+"""One side of a component comparison: load the model, run it on every input, keep outputs and traces."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from .adapter import Adapter, Side, load_adapter
+from .audit import attention_classes, environment, flags, foreign_code, imported_files, reset_flags
+from .context import Context
+from .errors import ParityError
+from .job import Job
+from .leaves import leaves, map_tensors, replace_leaf
+from .mapping import plan
+from .patches import apply_patches
+from .proof import Proof, prove
+from .trace import tracing
+from .weights import Entry, entries_of_model, entry, tensors_of_model
+
+PERTURBATION = 1e-2
+"""Size of the self-test's perturbations, relative to the standard deviation of what is perturbed."""
+_WAIT_S = 1800.0
+_GRADIENT_LIMIT = 500_000_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input: a case with a seed; ``key`` is its file name."""
+
+    key: str
+    case: str
+    seed: int
+
+
+def items(cases: list[str], seeds: list[int]) -> list[Item]:
+    """All inputs of a comparison, in order."""
+    return [
+        Item(f"{number}-{seed}", case, seed) for number, case in enumerate(cases) for seed in seeds
+    ]
+
+
+class _Runner:
+    """Runs one side's model on the shared inputs."""
+
+    def __init__(self, spec: dict[str, Any], side: Side, job: Job) -> None:
+        self.spec = spec
+        self.side: Side = side
+        self.job = job
+        self.shared = Path(spec["shared"])
+        self.out = Path(spec["out"])
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.device = _device(spec["device"])
+        self.adapter: Adapter = load_adapter(Path(spec["adapter"]))
+        self.cases = _choose(self.adapter.cases, spec["cases"])
+        self.items = items(list(self.cases), spec["seeds"])
+        self.notes: list[str] = []
+        self.remarks: list[dict[str, str]] = []
+        self.cast_inputs = False
+
+    def context(self, item: Item, dtype: torch.dtype) -> Context:
+        spec = self.spec
+        worktree = Path(spec["worktree"])
+        return Context(
+            device=self.device,
+            dtype=dtype,
+            seed=item.seed,
+            case=self.cases[item.case],
+            worktree=worktree,
+            official_repo=Path(spec["official_repo"]) if spec.get("official_repo") else None,
+            official_weights=Path(spec["official_weights"]) if spec.get("official_weights") else None,
+            converted_weights=Path(spec["converted_weights"]) if spec.get("converted_weights") else None,
+        )
+
+    def load(self, dtype: torch.dtype) -> torch.nn.Module:
+        """Load the model in ``dtype`` with the flags reset, and put it in eval mode."""
+        reset_flags()
+        torch.manual_seed(0)
+        model = self.adapter.load_model(self.side, self.context(self.items[0], dtype))
+        if model.training:
+            self.remark("training-mode", f"load_{self.side} returned a model in training mode; it was set to eval mode.")
+            model.eval()
+        changed = flags()["default_dtype"]
+        if changed != "float32":
+            self.remark("default-dtype", f"load_{self.side} left torch's default dtype at {changed}; it was set back.")
+        reset_flags()
+        return model
+
+    def remark(self, code: str, message: str) -> None:
+        if not any(entry["code"] == code and entry["message"] == message for entry in self.remarks):
+            self.remarks.append({"code": code, "message": message})
+
+    def inputs(self, item: Item) -> Any:
+        return torch.load(self.shared / f"inputs.{item.key}.pt", weights_only=True)
+
+    def call(self, model: torch.nn.Module, item: Item, dtype: torch.dtype, inputs: Any = None) -> Any:
+        """One forward on fresh copies of the inputs, with the same random state on both sides."""
+        ctx = self.context(item, dtype)
+        bundle = self.inputs(item) if inputs is None else inputs
+        reset_flags()
+        torch.manual_seed(item.seed)
+        if not self.cast_inputs:
+            try:
+                return self.adapter.call(f"call_{self.side}", model, map_tensors(bundle, torch.Tensor.clone), ctx)
+            except ParityError as error:
+                if not _is_dtype_or_device_clash(error):
+                    raise
+                self.cast_inputs = True
+                self.remark(
+                    "inputs-cast",
+                    f"call_{self.side} does not move its inputs to ctx.device and ctx.dtype; they were moved for it.",
+                )
+        torch.manual_seed(item.seed)
+        return self.adapter.call(f"call_{self.side}", model, _to(bundle, ctx.device, ctx.dtype), ctx)
+
+    def run(self, model: torch.nn.Module, item: Item, dtype: torch.dtype, tag: str, inputs: Any = None) -> None:
+        """One forward whose outputs are kept as ``<key>.<tag>.safetensors``."""
+        with torch.no_grad():
+            self.keep(self.call(model, item, dtype, inputs), item, tag)
+
+    def run_traced(self, model: torch.nn.Module, item: Item, dtype: torch.dtype, tag: str, sketches: bool = True) -> int:
+        """The same, with a trace beside it. Returns the number of module calls seen."""
+        with torch.no_grad(), tracing(model, sketches=sketches) as trace:
+            output = self.call(model, item, dtype)
+        trace.save(self.out / f"{item.key}.{tag}.trace")
+        self.keep(output, item, tag)
+        return len(trace.calls)
+
+    def keep(self, output: Any, item: Item, tag: str) -> None:
+        try:
+            named = leaves(output, strict=True)
+        except TypeError as error:
+            raise ParityError(
+                f"call_{self.side} returned something that cannot be compared.",
+                seen=str(error),
+                fix="Return tensors, or dicts, lists, tuples or dataclasses of tensors.",
+            ) from error
+        tensors = {name or "output": _storable(tensor) for name, tensor in named}
+        save_file(tensors, self.out / f"{item.key}.{tag}.safetensors")
+
+    def perturbed(self, item: Item) -> Iterator[tuple[str, Any]]:
+        """Inputs with one leaf changed at a time."""
+        bundle = self.inputs(item)
+        for name, tensor in leaves(bundle):
+            if tensor.numel():
+                yield name, replace_leaf(bundle, name, _perturb)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ParityError(
+            "The device is not one that torch knows.", seen=f"device={name!r}", fix="Use 'cpu', 'cuda' or 'cuda:N'."
+        ) from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ParityError(
+            "The device is not there.",
+            seen=f"device={name!r}; torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
+            fix="Use device='cpu', or run on a machine with a GPU and a CUDA build of torch.",
+        )
+    return device
+
+
+def _choose(cases: dict[str, dict[str, Any]], wanted: list[str] | None) -> dict[str, dict[str, Any]]:
+    if wanted is None:
+        return cases
+    unknown = [name for name in wanted if name not in cases]
+    if unknown or not wanted:
+        raise ParityError(
+            "The adapter has no such case." if unknown else "No case was chosen.",
+            seen=f"asked for {wanted}; CASES has {', '.join(cases)}",
+            fix="Name cases of the adapter, or leave 'cases' out to run all of them.",
+        )
+    return {name: cases[name] for name in wanted}
+
+
+def _is_dtype_or_device_clash(error: ParityError) -> bool:
+    return isinstance(error.__cause__, (RuntimeError, TypeError, ValueError)) and bool(
+        re.search(r"dtype|same device|on the same device|Input type|scalar type|cuda.*cpu|cpu.*cuda", str(error.__cause__))
+    )
+
+
+def _to(bundle: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device, copy=True)
+
+    return map_tensors(bundle, move)
+
+
+def _storable(tensor: torch.Tensor) -> torch.Tensor:
+    value = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return value.detach().to("cpu").contiguous().clone()
+
+
+def _perturb(tensor: torch.Tensor) -> torch.Tensor:
+    """Floats move by 1 % of their spread; integers are mirrored in their range; a mask loses its last element."""
+    generator = torch.Generator().manual_seed(20)
+    if tensor.is_floating_point():
+        spread = tensor.double().std() if tensor.numel() > 1 else tensor.abs().double().mean()
+        scale = float(spread) or 1.0
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
+        return tensor + PERTURBATION * scale * noise
+    flat = tensor.reshape(-1)
+    if tensor.dtype == torch.bool or (int(flat.min()) >= 0 and int(flat.max()) <= 1):
+        last = tensor[..., -1:] if tensor.ndim else tensor
+        last.copy_(1 - last.long())
+        return tensor
+    if int(flat.min()) == int(flat.max()):
+        return tensor + 1
+    return flat.max() + flat.min() - tensor
+
+
+def run_official(spec: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Make the inputs, then run the official model: float32 twice, float64, and the production dtypes."""
+    runner = _Runner(spec, "official", job)
+    made = _make_inputs(runner)
+    production = flags()
+    model = runner.load(torch.float32)
+    _announce(runner.shared / "entries.json", [entry.to_json() for entry in entries_of_model(model).values()])
+    calls = 0
+    for item in runner.items:
+        calls += runner.run_traced(model, item, torch.float32, "float32")
+        runner.run(model, item, torch.float32, "control")
+    _responses(runner, model)
+    used = _weights_used(runner, model)
+    backends = attention_classes(model)
+    reference = _reference(runner, model)
+    del model
+    for name in spec["dtypes"]:
+        if name != "float32":
+            model = runner.load(getattr(torch, name))
+            for item in runner.items:
+                runner.run_traced(model, item, getattr(torch, name), name, sketches=False)
+            del model
+    return {
+        "cases": list(runner.cases),
+        "inputs": made,
+        "module_calls": calls,
+        "reference": reference,
+        "weights_used": used,
+        "attention": backends,
+        "flags": production,
+        "environment": environment(runner.device),
+        "files": imported_files(Path(spec["official_repo"])) if spec.get("official_repo") else {},
+        "remarks": runner.remarks,
+    }
+
+
+def _make_inputs(runner: _Runner) -> dict[str, Any]:
+    """Call ``make_inputs`` once per case and seed and hand the bundles over on disk."""
+    digests: dict[str, set[str]] = {}
+    for item in runner.items:
+        ctx = runner.context(item, torch.float32)
+        torch.manual_seed(item.seed)
+        bundle = runner.adapter.call("make_inputs", ctx)
+        if not isinstance(bundle, dict) or not leaves(bundle):
+            raise ParityError(
+                "make_inputs did not return a dict with at least one tensor.",
+                seen=f"case {item.case!r}: {type(bundle).__name__} with {len(leaves(bundle))} tensors",
+                fix="Return a dict of CPU tensors, floats in float32.",
+            )
+        for name, tensor in leaves(bundle):
+            if tensor.device.type != "cpu" or tensor.dtype in (torch.bfloat16, torch.float16):
+                runner.remark(
+                    "inputs-not-float32", f"make_inputs gives {name!r} as {tensor.dtype} on {tensor.device}."
+                )
+        bundle = map_tensors(bundle, lambda tensor: tensor.detach().cpu().clone())
+        _save(bundle, runner.shared / f"inputs.{item.key}.pt")
+        digests.setdefault(item.case, set()).add(
+            json.dumps([(name, str(t.dtype), list(t.shape), t.double().flatten().tolist()[:4096]) for name, t in leaves(bundle)])
+        )
+    seeds = len(runner.spec["seeds"])
+    _announce(runner.shared / "inputs.ready", list(runner.cases))
+    return {
+        "ignore_seed": [case for case, seen in digests.items() if seeds > 1 and len(seen) == 1],
+        "distinct": len({text for seen in digests.values() for text in seen}),
+    }
+
+
+def _save(bundle: Any, path: Path) -> None:
+    try:
+        torch.save(bundle, path)
+        torch.load(path, weights_only=True)
+    except Exception as error:
+        raise ParityError(
+            "make_inputs returned something that cannot be handed to another process.",
+            seen=f"{type(error).__name__}: {str(error).splitlines()[0][:300]}",
+            fix="Return only tensors, numbers, strings and dicts, lists or tuples of them.",
+        ) from error
+
+
+def _reference(runner: _Runner, model: torch.nn.Module) -> dict[str, str]:
+    """Run the official model in float64 (its own casts kept), or say why it cannot be run so."""
+    try:
+        model.double()
+        for item in runner.items:
+            runner.run_traced(model, item, torch.float64, "reference")
+    except (ParityError, RuntimeError) as error:
+        seen = error.seen if isinstance(error, ParityError) else str(error)
+        runner.remark("no-float64", f"The official model does not run in float64: {seen.strip().splitlines()[0][:300]}")
+        return {"kind": "float32", "why": "the official model does not run in float64; its float32 output is used"}
+    return {"kind": "float64", "why": "official weights and inputs in float64, the official code's own casts kept"}
+
+
+def _responses(runner: _Runner, model: torch.nn.Module) -> None:
+    """Outputs with each input perturbed: an input that one side ignores and the other uses is a finding."""
+    item = runner.items[0]
+    for number, (_, inputs) in enumerate(runner.perturbed(item)):
+        if number == 16:
+            break
+        runner.run(model, item, torch.float32, f"input.{number}", inputs)
+
+
+def _weights_used(runner: _Runner, model: torch.nn.Module) -> dict[str, bool] | None:
+    """Which parameters have a gradient from the first input; none when the model does not let gradients through."""
+    parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    if not parameters or sum(p.numel() for p in parameters.values()) > _GRADIENT_LIMIT:
+        return None
+    wanted = {name: p.requires_grad for name, p in parameters.items()}
+    try:
+        for p in parameters.values():
+            p.requires_grad_(True)
+        with torch.enable_grad():
+            output = [t for _, t in leaves(runner.call(model, runner.items[0], torch.float32)) if t.requires_grad]
+            if not output:
+                return None
+            generator = torch.Generator().manual_seed(7)
+            loss = sum(
+                (t.float() * torch.randn(t.shape, generator=generator).to(t.device)).sum() for t in output
+            )
+            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)  # type: ignore[arg-type]
+    except (ParityError, RuntimeError):
+        return None
+    finally:
+        for name, p in parameters.items():
+            p.requires_grad_(wanted[name])
+    return {
+        name: gradient is not None and bool((gradient != 0).any())
+        for name, gradient in zip(parameters, gradients, strict=True)
+    }
+
+
+def run_port(spec: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Run the port: float32 twice, the self-test's perturbations, and the production dtypes."""
+    _single_process_environment()
+    patches = apply_patches(spec["patches"])
+    runner = _Runner(spec, "port", job)
+    _await(runner.shared / "inputs.ready", "make_inputs")
+    production = flags()
+    model = runner.load(torch.float32)
+    calls = 0
+    for item in runner.items:
+        calls += runner.run_traced(model, item, torch.float32, "float32")
+        runner.run(model, item, torch.float32, "control")
+    _responses(runner, model)
+    used = _weights_used(runner, model)
+    tested = _perturb_weights(runner, model, used)
+    rules = _rules(runner, model)
+    proof = _prove(runner, model, rules)
+    foreign = foreign_code(model, Path(spec["official_repo"]) if spec.get("official_repo") else None)
+    backends = attention_classes(model)
+    cls = f"{type(model).__module__}.{type(model).__qualname__}"
+    del model
+    for name in spec["dtypes"]:
+        if name != "float32":
+            model = runner.load(getattr(torch, name))
+            for item in runner.items:
+                runner.run_traced(model, item, getattr(torch, name), name, sketches=False)
+            del model
+    return {
+        "class": cls,
+        "module_calls": calls,
+        "proof": proof.to_json(),
+        "weights_used": used,
+        "self_test_weights": tested,
+        "input_names": [name for name, _ in runner.perturbed(runner.items[0])][:16],
+        "module_map": runner.adapter.module_map,
+        "foreign": foreign,
+        "attention": backends,
+        "flags": production,
+        "environment": environment(runner.device),
+        "files": imported_files(Path(spec["worktree"])),
+        "patches": patches,
+        "remarks": runner.remarks,
+    }
+
+
+def _rules(runner: _Runner, model: torch.nn.Module) -> dict[str, Any] | None:
+    """The port's mapping: the adapter's ``param_mapping``, else the model's ``param_names_mapping``."""
+    if runner.adapter.has("param_mapping"):
+        value = runner.adapter.call("param_mapping", runner.context(runner.items[0], torch.float32))
+    else:
+        value = getattr(model, "param_names_mapping", None)
+    if not isinstance(value, dict) or not value:
+        return None
+    return {str(pattern): list(rule) if isinstance(rule, tuple) else rule for pattern, rule in value.items()}
+
+
+def _perturb_weights(runner: _Runner, model: torch.nn.Module, used: dict[str, bool] | None) -> list[str]:
+    """Run the port with one weight perturbed at a time: the first, a middle and the last one that is used."""
+    named = [
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point() and parameter.numel() and (used is None or used.get(name))
+    ]
+    if not named:
+        return []
+    chosen = sorted({0, len(named) // 2, len(named) - 1})
+    item = runner.items[0]
+    for number, index in enumerate(chosen):
+        parameter = named[index][1]
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            spread = float(before.double().std()) if before.numel() > 1 else 0.0
+            scale = spread or float(before.abs().double().mean()) or 1.0
+            generator = torch.Generator().manual_seed(number)
+            noise = torch.randn(before.shape, generator=generator).to(before.device, before.dtype)
+            parameter.add_(PERTURBATION * scale * noise)
+        runner.run(model, item, torch.float32, f"weight.{number}")
+        with torch.no_grad():
+            parameter.copy_(before)
+    return [named[index][0] for index in chosen]
+
+
+def _prove(runner: _Runner, model: torch.nn.Module, rules: dict[str, Any] | None) -> Proof:
+    """Prove by value that the official model's tensors are in the port."""
+    _await(runner.shared / "entries.json", "load_official")
+    rows = json.loads((runner.shared / "entries.json").read_text())
+    official = {row["name"]: Entry.from_json(row) for row in rows}
+    values = tensors_of_model(model)
+    port = {name: entry(name, value) for name, value in values.items()}
+    return prove(official, port, values, plan(rules, official) if rules else None)
+
+
+def _announce(path: Path, document: Any) -> None:
+    """Write a file that another process waits for, whole."""
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(document))
+    draft.replace(path)
+
+
+def _await(path: Path, what: str) -> None:
+    deadline = time.monotonic() + _WAIT_S
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise ParityError(
+                f"The other side did not come to the end of {what}.",
+                seen=f"waited {_WAIT_S:.0f} s",
+                fix=f"Make {what} faster, or the case smaller.",
+            )
+        time.sleep(0.02)
+
+
+def _single_process_environment() -> None:
+    """What FastVideo's distributed set-up reads, for a group of one; what is already set stays."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    defaults = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def run_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Job of a side's process."""
+    torch.set_num_threads(max(1, int(spec.get("threads", 1))))
+    if spec["side"] == "official":
+        if spec.get("official_repo"):
+            sys.path.insert(0, spec["official_repo"])
+        return run_official(spec, job)
+    return run_port(spec, job)

@@ -1,0 +1,37 @@
+"""Where state lives: outside every worktree."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from .errors import PortError
+
+VARIABLE = "FASTVIDEO_PORT_HOME"
+
+
+def state_home() -> Path:
+    """Return the state folder, made if absent: ``$FASTVIDEO_PORT_HOME`` or the platform's state folder.
+
+    Raises:
+        PortError: The folder cannot be made or written.
+    """
+    override = os.environ.get(VARIABLE)
+    home = Path(override).expanduser() if override else platformdirs.user_state_path("fastvideo-port", appauthor=False)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PortError(
+            "The state folder cannot be made.",
+            seen=f"{home}: {error.strerror}",
+            fix=f"Set {VARIABLE} to a folder that this user can write.",
+        ) from error
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise PortError(
+            "The state folder cannot be written.",
+            seen=str(home),
+            fix=f"Make it writable for this user, or set {VARIABLE} to another folder.",
+        )
+    return home.resolve()
