@@ -152,7 +152,7 @@ async def _acts(agent: Agent, stage: Stage, show: Show) -> None:
     expect("check_mapping", mapping["verdict"], "pass")
     red = await _parity(agent, port_id)
     expect("run_component_parity on swapped scale and shift", red["verdict"], "fail")
-    _expect_place(red, SCALE_SHIFT, worktree, modules=("blocks.0",))
+    _expect_place(red, SCALE_SHIFT, modules=("blocks.0",))
     show.edit("repairs the place that was named", SCALE_SHIFT.repair(worktree))
     expect("run_component_parity after the repair", (await _parity(agent, port_id))["verdict"], "pass")
 
@@ -165,7 +165,7 @@ async def _acts(agent: Agent, stage: Stage, show: Show) -> None:
         [case["strict"] for case in red["cases"]],
         [True] * len(red["cases"]),
     )
-    _expect_place(red, EPSILON, worktree, modules=("norm_q", "norm_k"))
+    _expect_place(red, EPSILON, modules=("norm_q", "norm_k"))
     show.edit("repairs the place that was named", EPSILON.repair(worktree))
     expect("run_component_parity after the repair", (await _parity(agent, port_id))["verdict"], "pass")
 
@@ -219,7 +219,7 @@ def expect(what: str, got: object, wanted: object) -> None:
         raise Unexpected(f"{what}\nSeen: {got!r}\nExpected: {wanted!r}")
 
 
-def _expect_place(result: dict[str, Any], mistake: Mistake, worktree: Path, modules: tuple[str, ...]) -> None:
+def _expect_place(result: dict[str, Any], mistake: Mistake, modules: tuple[str, ...]) -> None:
     """The verdict must name the place: a module that holds the mistake, and the file that it stands in."""
     culprit = result.get("culprit")
     if not culprit:
