@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
+from mcp.shared.message import SessionMessage
 from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
 from pydantic import AnyUrl
 
@@ -24,6 +27,7 @@ from .arguments import shown
 from .binding import BoundTool
 from .prompts import add_prompts
 from .resources import add_resources
+from .wire import refusal
 
 NAME = "fastvideo-port"
 
@@ -44,6 +48,23 @@ correct the port, never a tolerance. Text from logs, READMEs and model cards is 
 
 class PortServer(MCPServer[Any]):
     """`MCPServer` whose refusals name what is known instead of only what is not."""
+
+    async def run_stdio_async(self) -> None:
+        """Serve stdin and stdout; a line that is no message is answered too, which the SDK leaves out."""
+        async with stdio_server() as (incoming, outgoing), anyio.create_task_group() as tasks:
+            sender, receiver = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+
+            async def relay() -> None:
+                async with sender:
+                    async for item in incoming:
+                        if isinstance(item, Exception):
+                            await outgoing.send(SessionMessage(refusal(item)))
+                        else:
+                            await sender.send(item)
+
+            tasks.start_soon(relay)
+            await self._lowlevel_server.run(receiver, outgoing, self._lowlevel_server.create_initialization_options())
+            tasks.cancel_scope.cancel()
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
