@@ -1,0 +1,99 @@
+"""What a side looks like as a whole: black, constant, static, noise, shifted in time. Streams; keeps little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+# Levels of 255. An encoded black frame comes back with a level or two of noise.
+_FLAT_RANGE = 8
+_BLACK_LEVEL = 16
+_STATIC_CHANGE = 0.5
+# Neighbouring pixels of filmed or generated pictures correlate above 0.9; independent noise at 0.
+_NOISE_CORRELATION = 0.3
+_NOISE_SPREAD = 10.0
+_THUMBNAIL = 16
+_MOST_THUMBNAILS = 2000
+
+
+@dataclass
+class SideStatistics:
+    """Running statistics of one side, from every fourth row of each frame.
+
+    Attributes:
+        thumbnails: 16x16 grey pictures of the first 2000 frames, float32 ``[n, 256]`` parts on the CPU.
+    """
+
+    frames: int = 0
+    flat: int = 0
+    black: int = 0
+    noisy: int = 0
+    changed: int = 0
+    thumbnails: list[torch.Tensor] = field(default_factory=list)
+    _first: torch.Tensor | None = None
+
+    def add(self, batch: torch.Tensor) -> None:
+        """Take in uint8 ``[frames, height, width, 3]``."""
+        rows = batch[:, ::4]
+        flat = rows.flatten(1)
+        highest, lowest = flat.amax(1).int(), flat.amin(1).int()
+        self.flat += int((highest - lowest <= _FLAT_RANGE).sum())
+        self.black += int((highest <= _BLACK_LEVEL).sum())
+        green = rows[..., 1].float()
+        left, right = green[:, :, :-1].flatten(1), green[:, :, 1:].flatten(1)
+        left, right = left - left.mean(1, keepdim=True), right - right.mean(1, keepdim=True)
+        spread = left.square().mean(1).sqrt() * right.square().mean(1).sqrt()
+        correlation = (left * right).mean(1) / spread.clamp_min(1e-12)
+        self.noisy += int(((correlation.abs() < _NOISE_CORRELATION) & (spread.sqrt() > _NOISE_SPREAD)).sum())
+        if self._first is None:
+            self._first = green[0].clone()
+        self.changed += int(((green - self._first).abs().mean((1, 2)) > _STATIC_CHANGE).sum())
+        if self.frames < _MOST_THUMBNAILS:
+            small = F.adaptive_avg_pool2d(green[:, None], _THUMBNAIL).flatten(1)
+            self.thumbnails.append(small.cpu())
+        self.frames += batch.shape[0]
+
+    def kinds(self) -> list[str]:
+        """What the side is as a whole: some of "black", "constant", "static", "noise"."""
+        if self.frames == 0:
+            return []
+        if self.black == self.frames:
+            return ["black"]
+        if self.flat == self.frames:
+            return ["constant"]
+        found = []
+        if self.frames > 1 and self.changed == 0:
+            found.append("static")
+        if self.noisy > self.frames / 2:
+            found.append("noise")
+        return found
+
+
+def time_shift(reference: SideStatistics, candidate: SideStatistics) -> str | None:
+    """Whether the candidate's frames are the reference's at another time, judged on thumbnails.
+
+    Returns:
+        "shifted by N" (candidate frame i shows reference frame i + N), "reversed", "in another order", or none when
+        frames match best where they stand or match nothing well.
+    """
+    if min(reference.frames, candidate.frames) < 3 or "static" in reference.kinds() + candidate.kinds():
+        return None
+    theirs, ours = torch.cat(reference.thumbnails), torch.cat(candidate.thumbnails)
+    distance = torch.cdist(ours, theirs) / _THUMBNAIL
+    nearest, best = distance.min(1)
+    place = torch.arange(ours.shape[0])
+    diagonal = distance[place, place.clamp_max(theirs.shape[0] - 1)]
+    # A frame counts as moved only if another one fits much better than its own.
+    moved = nearest < 0.5 * diagonal - 0.25
+    if int(moved.sum()) < max(2, ours.shape[0] // 10):
+        return None
+    offsets = (best - place)[moved]
+    shift = int(offsets.mode().values)
+    if int((offsets == shift).sum()) >= 0.8 * int(moved.sum()):
+        return f"shifted by {shift}"
+    mirrored = best == theirs.shape[0] - 1 - place
+    if int(mirrored.sum()) >= 0.8 * ours.shape[0]:
+        return "reversed"
+    return "in another order"
