@@ -50,13 +50,14 @@ def items(cases: list[str], seeds: list[int]) -> list[Item]:
     ]
 
 
-class _Runner:
+class Runner:
     """Runs one side's model on the shared inputs."""
 
-    def __init__(self, spec: dict[str, Any], side: Side, job: Job) -> None:
+    def __init__(self, spec: dict[str, Any], side: Side, job: Job, patches: list[str]) -> None:
         self.spec = spec
         self.side: Side = side
         self.job = job
+        self.patches = patches
         self.shared = Path(spec["shared"])
         self.out = Path(spec["out"])
         self.out.mkdir(parents=True, exist_ok=True)
@@ -95,6 +96,19 @@ class _Runner:
             self.remark("default-dtype", f"load_{self.side} left torch's default dtype at {changed}; it was set back.")
         reset_flags()
         return model
+
+    def mapping_of_adapter(self) -> dict[str, Any] | None:
+        """The adapter's own ``param_mapping``, if it has one."""
+        if not self.adapter.has("param_mapping"):
+            return None
+        value = self.adapter.call("param_mapping", self.context(self.items[0], torch.float32))
+        if not isinstance(value, dict):
+            raise ParityError(
+                "param_mapping of the adapter did not return a dict.",
+                seen=f"it returned {type(value).__name__}",
+                fix="Return pattern -> template or (template, index, total), as FastVideo's param_names_mapping.",
+            )
+        return value
 
     def remark(self, code: str, message: str) -> None:
         if not any(entry["code"] == code and entry["message"] == message for entry in self.remarks):
@@ -221,9 +235,9 @@ def _perturb(tensor: torch.Tensor) -> torch.Tensor:
     return flat.max() + flat.min() - tensor
 
 
-def run_official(spec: dict[str, Any], job: Job) -> dict[str, Any]:
+def run_official(runner: Runner) -> dict[str, Any]:
     """Make the inputs, then run the official model: float32 twice, float64, and the production dtypes."""
-    runner = _Runner(spec, "official", job)
+    spec = runner.spec
     made = _make_inputs(runner)
     production = flags()
     model = runner.load(torch.float32)
@@ -257,7 +271,7 @@ def run_official(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     }
 
 
-def _make_inputs(runner: _Runner) -> dict[str, Any]:
+def _make_inputs(runner: Runner) -> dict[str, Any]:
     """Call ``make_inputs`` once per case and seed and hand the bundles over on disk."""
     digests: dict[str, set[str]] = {}
     for item in runner.items:
@@ -300,7 +314,7 @@ def _save(bundle: Any, path: Path) -> None:
         ) from error
 
 
-def _reference(runner: _Runner, model: torch.nn.Module) -> dict[str, str]:
+def _reference(runner: Runner, model: torch.nn.Module) -> dict[str, str]:
     """Run the official model in float64 (its own casts kept), or say why it cannot be run so."""
     try:
         model.double()
@@ -313,7 +327,7 @@ def _reference(runner: _Runner, model: torch.nn.Module) -> dict[str, str]:
     return {"kind": "float64", "why": "official weights and inputs in float64, the official code's own casts kept"}
 
 
-def _responses(runner: _Runner, model: torch.nn.Module) -> None:
+def _responses(runner: Runner, model: torch.nn.Module) -> None:
     """Outputs with each input perturbed: an input that one side ignores and the other uses is a finding."""
     item = runner.items[0]
     for number, (_, inputs) in enumerate(runner.perturbed(item)):
@@ -322,7 +336,7 @@ def _responses(runner: _Runner, model: torch.nn.Module) -> None:
         runner.run(model, item, torch.float32, f"input.{number}", inputs)
 
 
-def _weights_used(runner: _Runner, model: torch.nn.Module) -> dict[str, bool] | None:
+def _weights_used(runner: Runner, model: torch.nn.Module) -> dict[str, bool] | None:
     """Which parameters have a gradient from the first input; none when the model does not let gradients through."""
     parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
     if not parameters or sum(p.numel() for p in parameters.values()) > _GRADIENT_LIMIT:
@@ -351,11 +365,9 @@ def _weights_used(runner: _Runner, model: torch.nn.Module) -> dict[str, bool] | 
     }
 
 
-def run_port(spec: dict[str, Any], job: Job) -> dict[str, Any]:
+def run_port(runner: Runner) -> dict[str, Any]:
     """Run the port: float32 twice, the self-test's perturbations, and the production dtypes."""
-    _single_process_environment()
-    patches = apply_patches(spec["patches"])
-    runner = _Runner(spec, "port", job)
+    spec = runner.spec
     _await(runner.shared / "inputs.ready", "make_inputs")
     production = flags()
     model = runner.load(torch.float32)
@@ -366,8 +378,7 @@ def run_port(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     _responses(runner, model)
     used = _weights_used(runner, model)
     tested = _perturb_weights(runner, model, used)
-    rules = _rules(runner, model)
-    proof = _prove(runner, model, rules)
+    proof = _prove(runner, model)
     foreign = foreign_code(model, Path(spec["official_repo"]) if spec.get("official_repo") else None)
     backends = attention_classes(model)
     cls = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -391,23 +402,12 @@ def run_port(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         "flags": production,
         "environment": environment(runner.device),
         "files": imported_files(Path(spec["worktree"])),
-        "patches": patches,
+        "patches": runner.patches,
         "remarks": runner.remarks,
     }
 
 
-def _rules(runner: _Runner, model: torch.nn.Module) -> dict[str, Any] | None:
-    """The port's mapping: the adapter's ``param_mapping``, else the model's ``param_names_mapping``."""
-    if runner.adapter.has("param_mapping"):
-        value = runner.adapter.call("param_mapping", runner.context(runner.items[0], torch.float32))
-    else:
-        value = getattr(model, "param_names_mapping", None)
-    if not isinstance(value, dict) or not value:
-        return None
-    return {str(pattern): list(rule) if isinstance(rule, tuple) else rule for pattern, rule in value.items()}
-
-
-def _perturb_weights(runner: _Runner, model: torch.nn.Module, used: dict[str, bool] | None) -> list[str]:
+def _perturb_weights(runner: Runner, model: torch.nn.Module, used: dict[str, bool] | None) -> list[str]:
     """Run the port with one weight perturbed at a time: the first, a middle and the last one that is used."""
     named = [
         (name, parameter)
@@ -433,14 +433,15 @@ def _perturb_weights(runner: _Runner, model: torch.nn.Module, used: dict[str, bo
     return [named[index][0] for index in chosen]
 
 
-def _prove(runner: _Runner, model: torch.nn.Module, rules: dict[str, Any] | None) -> Proof:
+def _prove(runner: Runner, model: torch.nn.Module) -> Proof:
     """Prove by value that the official model's tensors are in the port."""
+    rules = runner.mapping_of_adapter() or getattr(model, "param_names_mapping", None)
     _await(runner.shared / "entries.json", "load_official")
     rows = json.loads((runner.shared / "entries.json").read_text())
     official = {row["name"]: Entry.from_json(row) for row in rows}
     values = tensors_of_model(model)
     port = {name: entry(name, value) for name, value in values.items()}
-    return prove(official, port, values, plan(rules, official) if rules else None)
+    return prove(official, port, values, plan(rules, official) if isinstance(rules, dict) and rules else None)
 
 
 def _announce(path: Path, document: Any) -> None:
@@ -472,11 +473,20 @@ def _single_process_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def run_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
-    """Job of a side's process."""
+def open_side(spec: dict[str, Any], side: Side, job: Job) -> Runner:
+    """Prepare this process for one side: threads, paths, FastVideo's environment, the adapter."""
     torch.set_num_threads(max(1, int(spec.get("threads", 1))))
-    if spec["side"] == "official":
+    patches: list[str] = []
+    if side == "official":
         if spec.get("official_repo"):
             sys.path.insert(0, spec["official_repo"])
-        return run_official(spec, job)
-    return run_port(spec, job)
+    else:
+        _single_process_environment()
+        patches = apply_patches(spec["patches"])
+    return Runner(spec, side, job, patches)
+
+
+def run_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Job of a side's process in component parity."""
+    runner = open_side(spec, spec["side"], job)
+    return run_official(runner) if spec["side"] == "official" else run_port(runner)

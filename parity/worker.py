@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from . import out_of_memory
 from .errors import ParityError
 from .job import Job
 from .strict_json import encode, write_atomically
@@ -23,6 +24,8 @@ JOBS = {
     "component_parity": "component_job:component_parity",
     "check_mapping": "mapping_job:check_mapping",
     "side": "side:run_side",
+    "mapping_side": "mapping_job:mapping_side",
+    "official_entries": "mapping_job:official_entries",
 }
 """Job name -> ``module:function`` below this package; the function is ``f(spec: dict, job: Job) -> dict``."""
 
@@ -66,7 +69,12 @@ def describe(error: BaseException) -> dict[str, str]:
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     if isinstance(error, ParityError):
         return {"what": error.what, "seen": error.seen, "fix": error.fix, "traceback": text[-8000:]}
-    if isinstance(error, SystemExit):
+    fix = "Correct the code at the place named; the whole traceback stands in the result and the log."
+    if type(error).__name__ == "OutOfMemoryError":
+        what, said = "The job ran out of GPU memory.", str(error)[:1500]
+        fix = out_of_memory.ADVICE
+        said = "\n".join([said, *out_of_memory.report()])
+    elif isinstance(error, SystemExit):
         what, said = "The job called sys.exit() before it had a result.", f"sys.exit({error.code!r})"
     else:
         what = f"The job raised {type(error).__name__}."
@@ -74,7 +82,7 @@ def describe(error: BaseException) -> dict[str, str]:
     return {
         "what": what,
         "seen": "\n".join([said, *_foreign_frames(error)]),
-        "fix": "Correct the code at the place named; the whole traceback stands in the result and the log.",
+        "fix": fix,
         "traceback": text[-8000:],
     }
 
