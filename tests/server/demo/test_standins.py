@@ -13,11 +13,15 @@ import pytest
 STANDINS = Path(__file__).resolve().parents[3] / "server" / "demo" / "standins"
 
 
-def _run(folder: Path, code: str, **modules: str) -> subprocess.CompletedProcess[str]:
-    """Run ``code`` in a fresh interpreter with the stand-ins active; ``modules`` are packages that it can import."""
-    for name, text in modules.items():
+def _run(folder: Path, code: str, cuda: str | None = None, **modules: str) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` in a fresh interpreter with the stand-ins active; ``modules`` are packages that it can import.
+
+    torch is one that says only which build it is, because importing the real one takes seconds.
+    """
+    for name, text in {"torch": "", **modules}.items():
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text(text, encoding="utf-8")
+    (folder / "torch" / "version.py").write_text(f"cuda = {cuda!r}\n", encoding="utf-8")
     activate = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(STANDINS)!r}]\n"
     activate += "import fastvideo_port_cpu_standins as standins; standins.activate()\n"
     return subprocess.run(
@@ -83,11 +87,7 @@ def test_an_installed_torchvision_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_with_a_cuda_torch_the_absence_shows(tmp_path: Path) -> None:
-    torch = tmp_path / "torch"
-    torch.mkdir()
-    (torch / "__init__.py").write_text("")
-    (torch / "version.py").write_text("cuda = '13.0'\n")
-    done = _run(tmp_path, "import fastvideo", fastvideo="import torchvision\n")
+    done = _run(tmp_path, "import fastvideo", cuda="13.0", fastvideo="import torchvision\n")
     assert "ModuleNotFoundError: No module named 'torchvision'" in done.stderr
 
 
