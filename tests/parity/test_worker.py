@@ -11,6 +11,7 @@ from fastvideo_port.parity import job as job_module
 from fastvideo_port.parity import worker
 from fastvideo_port.parity.errors import ParityError
 from fastvideo_port.parity.job import Job
+from fastvideo_port.parity.out_of_memory import parse_holders
 from fastvideo_port.parity.strict_json import encode, write_atomically
 
 
@@ -109,3 +110,28 @@ def test_the_jobs_are_functions_of_this_package() -> None:
         module, _, function = place.partition(":")
         source = Path(worker.__file__).with_name(f"{module}.py")
         assert source.exists() and f"def {function}(" in source.read_text()
+
+
+def test_holders_of_gpu_memory_are_told_in_words() -> None:
+    text = "00000000:18:00.0, 4242, /opt/a, b/python, 70310 MiB\n00000000:18:00.0, 7, python, [N/A]\nNo devices\n"
+    assert parse_holders(text, 7) == [
+        "GPU 00000000:18:00.0: process 4242, /opt/a, b/python, holds 70310 MiB",
+        "GPU 00000000:18:00.0: process 7 (this process), python, holds [N/A]",
+    ]
+
+
+def test_out_of_gpu_memory_says_what_to_change() -> None:
+    torch = pytest.importorskip("torch")
+    described = worker.describe(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert described["what"] == "The job ran out of GPU memory." and "Tried to allocate" in described["seen"]
+    assert "smaller case" in described["fix"]
+
+
+@pytest.mark.gpu
+def test_out_of_gpu_memory_says_how_much_was_free() -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        torch.empty(1 << 45, dtype=torch.uint8, device="cuda")
+    assert "GiB free of" in worker.describe(caught.value)["seen"]
