@@ -161,7 +161,7 @@ def _infer_repo(weights: SkillInput, cwd: Path) -> SkillInput:
         "official_repo",
         "",
         "unknown",
-        "Find the repository that the weights' model card names; ask when there is none.",
+        "Take the repository that the model card names; ask when there is none.",
     )
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
-from markdown_it import MarkdownIt
-
 from fastvideo_port.port.errors import PortError
 from fastvideo_port.port.skill import infer_inputs, render_skill, skill_document, write_skill
 from fastvideo_port.port.textsafe import clean, fenced, inline_code
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[2]
 
