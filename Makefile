@@ -14,7 +14,7 @@ WORKERS ?= 2
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check fix clean
+.PHONY: setup environments demo test check fix clean
 
 # Paths stay relative, so that a clone in a folder with spaces works.
 PY := .venv/bin/python
@@ -23,7 +23,12 @@ WHEEL := .demo/wheels/fastvideo-0.2.1-py3-none-any.whl
 STANDINS := server/demo/standins/install.py server/demo/standins/fastvideo_port_cpu_standins.py
 PIP := -m pip install -qq --retries 5 --disable-pip-version-check --no-input
 
-setup: .venv/.installed .venv-fastvideo/.installed $(WHEEL)
+# Side by side: unpacking torch twice is most of the time.
+setup:
+	@$(MAKE) --no-print-directory -j2 environments
+
+environments: .venv/.installed .venv-fastvideo/.installed $(WHEEL)
+	@:
 
 # A changed list of pins makes the environment anew; a changed pyproject.toml only installs the project again.
 .venv/.made: constraints/dev.txt
@@ -44,7 +49,7 @@ setup: .venv/.installed .venv-fastvideo/.installed $(WHEEL)
 	@command -v "$(PYTHON)" >/dev/null || { \
 	  echo "There is no $(PYTHON) here. Do: install Python 3.11, or name it: make PYTHON=/path/to/python3.11 setup" >&2; exit 1; }
 	@rm -rf .venv-fastvideo && "$(PYTHON)" -m venv .venv-fastvideo
-	@$(FASTVIDEO_PY) $(PIP) -r constraints/fastvideo.txt
+	@$(FASTVIDEO_PY) $(PIP) --no-compile -r constraints/fastvideo.txt
 	@touch $@
 
 .venv-fastvideo/.installed: .venv-fastvideo/.made $(STANDINS)

@@ -130,8 +130,13 @@ def _badge(verdict: str) -> str:
     return f"bold white on {_COLOURS.get(verdict, 'blue').replace('dim', 'blue')}"
 
 
+def _here(text: str) -> str:
+    """``text`` with paths below the current folder made relative, which is shorter and names no machine."""
+    return text.replace(f"{Path.cwd()}/", "")
+
+
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = _here(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
@@ -140,5 +145,5 @@ def _grid(facts: Mapping[str, str], style: str = "") -> Table:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(style=style, overflow="fold")
     for name, value in facts.items():
-        grid.add_row(name, Text(value))
+        grid.add_row(name, Text(_here(value)))
     return grid
