@@ -47,10 +47,11 @@ def read_artifact(files: Path, name: str) -> tuple[bytes, str]:
         raise PortError(
             "The run has no such file.", seen=f"{name!r}: {error.strerror}", fix=_names(files, name)
         ) from error
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        raise PortError("This is not a regular file.", seen=repr(name), fix=_names(files, name))
     with os.fdopen(handle, "rb") as stream:
-        found = os.fstat(stream.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise PortError("This is not a regular file.", seen=repr(name), fix=_names(files, name))
         if found.st_size > MAX_BYTES:
             raise PortError(
                 "The file is too large to be shown.",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mcp import Client, StdioServerParameters
+from mcp.shared.exceptions import MCPError
 
 T = TypeVar("T")
 ERAS = ("legacy", "auto")
@@ -29,13 +30,22 @@ def stdio(home: Path, cwd: Path) -> StdioServerParameters:
 
 
 def drive(target: Any, era: Any, steps: Callable[[Client], Awaitable[T]], **options: Any) -> T:
-    """Connect to ``target`` in ``era``, do ``steps``, at most 60 s."""
+    """Connect to ``target`` in ``era``, do ``steps``, at most 60 s.
 
-    async def inner() -> T:
+    What ``steps`` raises is raised from here, and not in the client's task group, which would wrap it.
+    """
+
+    async def inner() -> T | MCPError:
         async with asyncio.timeout(60), Client(target, mode=era, **options) as client:
-            return await steps(client)
+            try:
+                return await steps(client)
+            except MCPError as error:
+                return error
 
-    return asyncio.run(inner())
+    result = asyncio.run(inner())
+    if isinstance(result, MCPError):
+        raise result
+    return result
 
 
 def text_of(result: Any) -> str:

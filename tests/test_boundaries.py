@@ -1,0 +1,156 @@
+"""The rooms and the arrows between them (design, section 1): server -> tools -> port, runs -> parity."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "fastvideo_port"
+
+# What a room may import of ours. `parity` is loaded by path in another interpreter, so it gets nothing, not even a name.
+ARROWS: dict[str, set[str]] = {
+    "server": {"server", "tools", "port", "runs", "prompts", ""},
+    "tools": {"tools", "port", "runs"},
+    "runs": {"runs", "port", "parity"},
+    "port": {"port", "prompts"},
+    "parity": {"parity"},
+}
+NEVER: dict[str, set[str]] = {
+    "server": {"torch", "diffusers", "transformers", "fastvideo"},
+    "tools": {"torch", "diffusers", "transformers", "fastvideo", "mcp", "mcp_types"},
+    "runs": {"torch", "diffusers", "transformers", "fastvideo", "mcp", "mcp_types"},
+    "port": {"torch", "diffusers", "transformers", "fastvideo", "mcp", "mcp_types"},
+    "parity": {"mcp", "mcp_types", "pydantic"},
+}
+# The engine runs in FastVideo's environment: nothing but these may be imported there. av and PIL decode frames.
+# torch itself brings typing_extensions, and triton where there is CUDA.
+PARITY_MAY = {"torch", "numpy", "safetensors", "av", "PIL", "triton", "typing_extensions"}
+ONLY_WITH_CUDA = {"parity/ssim_triton.py"}
+
+
+def modules(room: str) -> list[Path]:
+    """Modules of ``room``, without the demo, which plays the other side and imports what that needs."""
+    return [path for path in sorted((ROOT / room).rglob("*.py")) if "demo" not in path.relative_to(ROOT).parts]
+
+
+def imports(path: Path) -> Iterator[tuple[int, int, str]]:
+    """Every import of ``path``: line, relative level, dotted name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, 0, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            if node.module is None:
+                for alias in node.names:
+                    yield node.lineno, node.level, alias.name
+            else:
+                yield node.lineno, node.level, node.module
+
+
+def target_room(path: Path, level: int, name: str) -> str:
+    """The room that a relative import of ``path`` ends in; empty for the root package itself."""
+    package = [PACKAGE, *path.relative_to(ROOT).parent.parts]
+    base = package[: len(package) - (level - 1)]
+    full = [*base, *name.split(".")]
+    return full[1] if len(full) > 1 and (ROOT / full[1]).is_dir() else ""
+
+
+def violations(room: str, paths: list[Path]) -> list[str]:
+    """Every import of ``paths`` that ``room`` may not have."""
+    found = []
+    for path in paths:
+        for line, level, name in imports(path):
+            place = f"{path.relative_to(ROOT)}:{line}: {'.' * level}{name}"
+            top = name.split(".")[0]
+            if level:
+                if target_room(path, level, name) not in ARROWS[room]:
+                    found.append(f"{place} (arrow)")
+            elif top == PACKAGE or (ROOT / top).is_dir():
+                found.append(f"{place} (absolute import of ours)")
+            elif top in NEVER[room]:
+                found.append(f"{place} (forbidden)")
+            elif room == "parity" and top not in PARITY_MAY and top not in sys.stdlib_module_names:
+                found.append(f"{place} (not in FastVideo's environment for sure)")
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(ARROWS))
+def test_arrows_point_down(room: str) -> None:
+    assert modules(room), f"{room}/ has no modules"
+    assert violations(room, modules(room)) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("port", "from ..tools import base"),
+        ("tools", "import mcp.server"),
+        ("tools", "from ..server import app"),
+        ("runs", "def f():\n    import torch"),
+        ("parity", "from ..port import errors"),
+        ("parity", "import huggingface_hub"),
+        ("server", "from fastvideo_port.tools import ALL"),
+    ],
+)
+def test_the_arrow_check_turns_red(room: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ARROWS:
+        (tmp_path / name).mkdir()
+    path = tmp_path / room / "planted.py"
+    path.write_text(source, encoding="utf-8")
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    assert len(violations(room, [path])) == 1
+
+
+def import_all(rooms: list[str], blocked: list[str]) -> subprocess.CompletedProcess[str]:
+    """Import every module of ``rooms`` in a process in which ``blocked`` packages are absent."""
+    names = []
+    for room in rooms:
+        for path in modules(room):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            if parts[-1] != "__main__" and str(path.relative_to(ROOT)) not in ONLY_WITH_CUDA:
+                names.append(".".join([PACKAGE, *(part for part in parts if part != "__init__")]))
+    code = (
+        "import sys, importlib\n"
+        f"for name in {blocked!r}: sys.modules[name] = None\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_the_server_side_imports_without_torch() -> None:
+    out = import_all(["port", "runs", "tools", "server"], ["torch", "diffusers", "transformers", "fastvideo"])
+    assert out.returncode == 0, out.stderr[-2000:]
+
+
+def test_port_runs_and_tools_import_without_mcp() -> None:
+    out = import_all(["port", "runs", "tools"], ["mcp", "mcp_types"])
+    assert out.returncode == 0, out.stderr[-2000:]
+
+
+def test_the_engine_imports_without_mcp_and_pydantic() -> None:
+    out = import_all(["parity"], ["mcp", "mcp_types", "pydantic", "diffusers", "fastvideo"])
+    assert out.returncode == 0, out.stderr[-2000:]
+
+
+def test_the_import_check_turns_red() -> None:
+    assert import_all(["server"], ["mcp"]).returncode != 0
+
+
+# What is imported on first use, so that the server starts within its second.
+LAZY = ("torch", "numpy", "git", "huggingface_hub", "jinja2", "matplotlib", "av", "skimage", "markdown_it", "PIL")
+
+
+def test_heavy_packages_wait_for_their_first_use() -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        f"from {PACKAGE}.server.app import build_server; build_server(Path('/'), Path('/'))\n"
+        f"print([name for name in {LAZY!r} if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert out.stdout.strip() == "[]"
