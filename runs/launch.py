@@ -12,9 +12,10 @@ from .processes import MARKER
 SUPERVISOR = "FASTVIDEO_PORT_SUPERVISOR"
 
 # Loaded by path under a private name: the worktree or an official repository may have a package called parity.
+# No core files: they would land in the worktree, as large as the model.
 # PR_SET_PDEATHSIG (1) with SIGKILL (9): without its supervisor nobody would stop the worker or keep its GPU lease.
 BOOT = f"""\
-import importlib, importlib.util, os, sys
+import importlib, importlib.util, os, resource, sys
 parity, job, run_dir = sys.argv[1:4]
 if sys.platform == "linux":
     import ctypes
@@ -23,6 +24,7 @@ if sys.platform == "linux":
         os.kill(int(os.environ["{SUPERVISOR}"]), 0)
     except ProcessLookupError:
         sys.exit("the supervisor of this run is gone")
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 sys.path[0] = os.getcwd()
 sys.argv = [job]
 name = "_fastvideo_port_parity"

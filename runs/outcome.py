@@ -78,7 +78,7 @@ def judge(record: RunRecord, folder: Path, ending: Ending) -> Outcome:
     interpreter shuts down must not cost hours of work. Without one, the reason is named.
     """
     result, digest, wrong = read_result(folder, record.key)
-    if result is not None and result["ok"] is True:
+    if result is not None and result.get("ok") is True:
         return Outcome("done", None, digest)
     if result is not None:
         return Outcome("failed", RunError.model_validate(_texts(result["error"])), digest)
@@ -99,7 +99,8 @@ _AGAIN = "Start the run again, and leave its folder alone."
 
 
 def _texts(error: dict[str, Any]) -> dict[str, str]:
-    return {name: str(error.get(name) or "")[:4000] for name in ("what", "seen", "fix")}
+    texts = {name: str(error.get(name) or "")[:4000] for name in ("what", "seen", "fix")}
+    return {**texts, "what": texts["what"] or "The job failed and did not say why."}
 
 
 def _limit(record: RunRecord, ending: Ending) -> RunError:

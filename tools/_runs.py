@@ -9,7 +9,8 @@ from typing import Any
 from ..port.errors import PortError
 from ..port.records import PortRecord
 from ..port.textsafe import clean
-from ..runs.models import Run
+from ..runs.models import Run, RunError
+from ..runs.redact import redact
 from .base import ToolContext
 
 MAX_WAIT_S = 45.0
@@ -88,14 +89,20 @@ def require_value(ctx: ToolContext, run: Run) -> dict[str, Any]:
         PortError: The run failed, crashed, was cancelled or is not finished; its own error is passed on.
     """
     if run.finished and run.state != "done" and run.error is not None:
-        seen = run.error.seen or safe_log(ctx, run.run_id)
-        raise PortError(
-            run.error.what, seen=f"run {run.run_id} {run.state}; {clean(seen)}"[:2500], fix=clean(run.error.fix)
-        )
+        error = safe_error(run.error)
+        seen = error.seen or safe_log(ctx, run.run_id)
+        raise PortError(error.what, seen=f"run {run.run_id} {run.state}; {seen}", fix=error.fix)
     return ctx.runs.value(run.run_id)
 
 
+def safe_error(error: RunError) -> RunError:
+    """A run's error without anything invisible and without tokens; each part at most 2,000 characters."""
+    texts = {name: redact(clean(text))[:2000] for name, text in error.model_dump().items()}
+    return RunError(**texts)
+
+
 def safe_log(ctx: ToolContext, run_id: str) -> str:
-    """The end of a run's log as data: at most 30 lines and 3,000 characters, without anything invisible."""
-    lines = [line[:_LINE_CHARS].rstrip() for line in clean(ctx.runs.log_tail(run_id, _LOG_LINES)).splitlines()]
+    """The end of a run's log as data: at most 30 lines and 3,000 characters, nothing invisible, no tokens."""
+    text = redact(clean(ctx.runs.log_tail(run_id, _LOG_LINES)))
+    lines = [line[:_LINE_CHARS].rstrip() for line in text.splitlines()]
     return "\n".join(lines[-_LOG_LINES:])[-_LOG_CHARS:]

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ..port.errors import PortError
-from ..port.textsafe import clean, one_line
+from ..port.textsafe import one_line
 from ..runs.models import Progress, Run, RunError, RunState
 from ._finish import finish as finish_run
-from ._runs import check_wait, safe_log
+from ._runs import check_wait, safe_error, safe_log
 from .base import ToolContext, ToolResult, ToolSpec
 
 
@@ -53,7 +53,7 @@ def run_status(
         progress=_clean_progress(run.progress),
         log=f"[untrusted output of the worker]\n{log}" if log else "",
         log_path=run.log_path,
-        error=error and RunError(what=clean(error.what), seen=clean(error.seen)[:2000], fix=clean(error.fix)),
+        error=error and safe_error(error),
         result=result,
         next_step=_next_step(run, result, error),
     )

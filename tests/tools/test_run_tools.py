@@ -102,6 +102,14 @@ def test_output_is_short_clean_and_marked(ctx: ToolContext, start: Start) -> Non
     assert len(status.log) < 3100 and len(status.log.splitlines()) <= 31 and status.log.endswith("the very end")
 
 
+def test_no_token_leaves_through_a_log_or_an_error(ctx: ToolContext, start: Start) -> None:
+    run = start("leaks", wait_s=45)
+    with pytest.raises(PortError) as caught:
+        require_value(ctx, run)
+    said = run_status(ctx, run.run_id, 0).model_dump_json() + str(caught.value)
+    assert "hf_" not in said and said.count("[token removed]") >= 3
+
+
 def test_an_edited_result_gives_no_result(ctx: ToolContext, start: Start) -> None:
     run = start("add", a=1, b=2, wait_s=45)
     result = ctx.runs.folder(run.run_id) / "result.json"

@@ -139,6 +139,11 @@ def dies_after_result(spec: Spec, job: Job) -> Spec:
     return {"kept": True}
 
 
+def leaks(spec: Spec, job: Job) -> Spec:
+    _say("login with hf_abcdefghijklmnop")
+    raise ValueError("401 for hf_abcdefghijklmnop")
+
+
 def eats(spec: Spec, job: Job) -> Spec:
     food = b"x" * (300 << 20)
     hangs(spec, job)

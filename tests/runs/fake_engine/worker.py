@@ -22,6 +22,7 @@ JOBS = {
     "environment": "jobs:environment",
     "counts": "jobs:counts",
     "dies_after_result": "jobs:dies_after_result",
+    "leaks": "jobs:leaks",
     "eats": "jobs:eats",
     "spoils": "jobs:spoils",
     "forges": "jobs:forges",
