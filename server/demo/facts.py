@@ -15,10 +15,9 @@ def facts_of(tool: str, result: Mapping[str, Any]) -> Facts:
 
 
 def place_of(culprit: Mapping[str, Any]) -> str:
-    """Where a culprit stands: ``module (kind), file:line``."""
-    line = f":{culprit['line']}" if culprit.get("line") else ""
-    file = f", {culprit['file']}{line}" if culprit.get("file") else ""
-    return f"{culprit['module']} ({culprit['kind']}){file}"
+    """Where a culprit stands: ``module (kind), file:first-last line``."""
+    lines = f"{culprit['line']}-{culprit['end_line']}" if culprit["end_line"] != culprit["line"] else culprit["line"]
+    return f"{culprit['module']} ({culprit['kind']}), {culprit['file']}:{lines}"
 
 
 def _worktree(result: Mapping[str, Any]) -> Facts:
@@ -58,10 +57,14 @@ def _mapping(result: Mapping[str, Any]) -> Facts:
 def _parity(result: Mapping[str, Any]) -> Facts:
     facts = {}
     for case in result["cases"]:
-        strict = "pass" if case["strict"] is True or case["strict"] == "pass" else "FAIL"
-        facts[f"case {case['case'] if 'case' in case else case['name']}"] = (
-            f"logic {_number(case['logic_ratio'])}x, precision {_number(case['precision_ratio'])}x "
-            f"the reference's own error; the 1e-4 rule: {strict}"
+        boundary = case.get("worst_boundary")
+        facts[f"{case['case']}, seed {case['seed']}"] = "\n".join(
+            [
+                f"logic {_times(case['logic_ratio'])} the reference's own error (fp32)"
+                + (f", {_times(boundary['ratio'])} at {boundary['module']}" if boundary else ""),
+                f"precision {_times(case['precision_ratio'])} (production dtype)",
+                f"the old 1e-4 rule: {'pass' if case['strict'] else 'fail'}",
+            ]
         )
     culprit = result.get("culprit")
     if culprit:
@@ -88,6 +91,10 @@ _FACTS: dict[str, Callable[[Mapping[str, Any]], Facts]] = {
     "run_ssim": _ssim,
     "gate_status": _gate,
 }
+
+
+def _times(value: object) -> str:
+    return f"{value:,.3g}x" if isinstance(value, (int, float)) else "none"
 
 
 def _number(value: object) -> str:

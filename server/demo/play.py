@@ -149,25 +149,13 @@ async def _acts(agent: Agent, stage: Stage, show: Show) -> None:
     show.headline("First attempt: scale and shift swapped")
     show.edit(f"makes a mistake: {SCALE_SHIFT.name}", SCALE_SHIFT.plant(worktree))
     mapping = await agent.call("check_mapping", port_id=port_id, component=COMPONENT)
-    expect("check_mapping", mapping["verdict"], "pass")
-    red = await _parity(agent, port_id)
-    expect("run_component_parity on swapped scale and shift", red["verdict"], "fail")
-    _expect_place(red, SCALE_SHIFT, modules=("blocks.0",))
-    show.edit("repairs the place that was named", SCALE_SHIFT.repair(worktree))
-    expect("run_component_parity after the repair", (await _parity(agent, port_id))["verdict"], "pass")
+    expect("check_mapping: the mistake is in no weight", mapping["verdict"], "pass")
+    await _red_then_green(agent, show, port_id, worktree, SCALE_SHIFT, modules=("blocks.0",))
 
     show.headline("Second attempt: an epsilon that the old 1e-4 rule lets through")
     show.edit(f"makes a mistake: {EPSILON.name}", EPSILON.plant(worktree))
-    red = await _parity(agent, port_id)
-    expect("run_component_parity on a wrong epsilon", red["verdict"], "fail")
-    expect(
-        "the old 1e-4 rule on a wrong epsilon",
-        [case["strict"] for case in red["cases"]],
-        [True] * len(red["cases"]),
-    )
-    _expect_place(red, EPSILON, modules=("norm_q", "norm_k"))
-    show.edit("repairs the place that was named", EPSILON.repair(worktree))
-    expect("run_component_parity after the repair", (await _parity(agent, port_id))["verdict"], "pass")
+    red = await _red_then_green(agent, show, port_id, worktree, EPSILON, modules=("norm_q", "norm_k"))
+    expect("the old 1e-4 rule on every case", {case["strict"] for case in red["cases"]}, {True})
 
     show.headline("The video, and the gate")
     reference, candidate = write_videos(worktree / "outputs")
@@ -205,8 +193,17 @@ async def _begin(agent: Agent, stage: Stage) -> tuple[str, Path]:
     return port_id, worktree
 
 
-async def _parity(agent: Agent, port_id: str) -> dict[str, Any]:
-    return await agent.call("run_component_parity", port_id=port_id, component=COMPONENT)
+async def _red_then_green(
+    agent: Agent, show: Show, port_id: str, worktree: Path, mistake: Mistake, modules: tuple[str, ...]
+) -> dict[str, Any]:
+    """Parity must be red with the place of the planted ``mistake``, and green once it is repaired; the red result."""
+    red = await agent.call("run_component_parity", port_id=port_id, component=COMPONENT)
+    expect(f"run_component_parity: {mistake.name}", red["verdict"], "fail")
+    _expect_place(red, mistake, mistake.line(worktree), modules)
+    show.edit("repairs the place that was named", mistake.repair(worktree))
+    green = await agent.call("run_component_parity", port_id=port_id, component=COMPONENT)
+    expect("run_component_parity after the repair", green["verdict"], "pass")
+    return red
 
 
 def expect(what: str, got: object, wanted: object) -> None:
@@ -219,15 +216,16 @@ def expect(what: str, got: object, wanted: object) -> None:
         raise Unexpected(f"{what}\nSeen: {got!r}\nExpected: {wanted!r}")
 
 
-def _expect_place(result: dict[str, Any], mistake: Mistake, modules: tuple[str, ...]) -> None:
-    """The verdict must name the place: a module that holds the mistake, and the file that it stands in."""
+def _expect_place(result: dict[str, Any], mistake: Mistake, line: int, modules: tuple[str, ...]) -> None:
+    """The verdict must name the place: a module that holds the mistake, its file, and lines that include it."""
     culprit = result.get("culprit")
     if not culprit:
         raise Unexpected(f"The red verdict on {mistake.name!r} names no place.")
-    if not any(module in culprit["module"] for module in modules):
-        raise Unexpected(f"The place of {mistake.name!r}\nSeen: {place_of(culprit)}\nExpected: {' or '.join(modules)}")
-    if not str(culprit["file"]).endswith(mistake.file):
-        raise Unexpected(f"The file of {mistake.name!r}\nSeen: {place_of(culprit)}\nExpected: {mistake.file}")
+    right_module = any(module in culprit["module"] for module in modules)
+    right_file = str(culprit["file"]).endswith(mistake.file)
+    if not (right_module and right_file and culprit["line"] <= line <= culprit["end_line"]):
+        wanted = f"{' or '.join(modules)}, {mistake.file}, line {line}"
+        raise Unexpected(f"The place of {mistake.name!r}\nSeen: {place_of(culprit)}\nExpected: {wanted}")
 
 
 def _expect_gate(gate: dict[str, Any]) -> None:

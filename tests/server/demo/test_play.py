@@ -14,7 +14,14 @@ from fastvideo_port.server.demo.show import Show
 from filelock import FileLock
 from rich.console import Console
 
-_RIGHT = {"module": "blocks.0", "kind": "glue", "file": SCALE_SHIFT.file, "line": 393, "why": "its inputs agree"}
+_RIGHT = {
+    "module": "blocks.0",
+    "kind": "glue",
+    "file": SCALE_SHIFT.file,
+    "line": 393,
+    "end_line": 394,
+    "why": "its inputs agree",
+}
 
 
 def test_an_unexpected_verdict_stops_the_demo_and_says_what_differed() -> None:
@@ -28,17 +35,18 @@ def test_an_unexpected_verdict_stops_the_demo_and_says_what_differed() -> None:
         (None, "names no place"),
         (_RIGHT | {"module": "proj_out"}, "proj_out"),
         (_RIGHT | {"file": "fastvideo/layers/linear.py"}, "linear.py"),
+        (_RIGHT | {"line": 394}, ":394"),
     ],
 )
 def test_a_red_verdict_with_the_wrong_place_stops_the_demo(culprit: dict[str, Any] | None, seen: str) -> None:
     with pytest.raises(Unexpected, match=seen):
-        play._expect_place({"culprit": culprit}, SCALE_SHIFT, ("blocks.0",))
+        play._expect_place({"culprit": culprit}, SCALE_SHIFT, 393, ("blocks.0",))
 
 
 def test_the_right_place_goes_on() -> None:
-    play._expect_place({"culprit": _RIGHT}, SCALE_SHIFT, ("blocks.0",))
-    norm = {"module": "blocks.0.norm_q", "kind": "module", "file": EPSILON.file, "line": None, "why": "alone"}
-    play._expect_place({"culprit": norm}, EPSILON, ("norm_q", "norm_k"))
+    play._expect_place({"culprit": _RIGHT}, SCALE_SHIFT, 393, ("blocks.0",))
+    norm = {"module": "blocks.0.norm_q", "kind": "module", "file": EPSILON.file, "line": 48, "end_line": 83}
+    play._expect_place({"culprit": norm}, EPSILON, 76, ("norm_q", "norm_k"))
 
 
 @pytest.mark.parametrize(
