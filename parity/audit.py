@@ -111,7 +111,7 @@ def flags() -> dict[str, Any]:
         "fp16_reduced_precision_reduction": _read(lambda: matmul.allow_fp16_reduced_precision_reduction),
         "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "autocast": torch.is_autocast_enabled(),
-        "cudnn_sdp": torch.backends.cuda.cudnn_sdp_enabled(),
+        "cudnn_sdp": torch.backends.cuda.cudnn_sdp_enabled(),  # type: ignore[no-untyped-call]
     }
 
 

@@ -87,7 +87,7 @@ class _Blame:
         last = self.calls[children[-1]]
         info = self.comparison.port.modules.get(call.module)
         why = (
-            f"All inputs of {_name(call)} and all modules that it calls agree, but what it returns does not: {numbers}. "
+            f"All inputs of {_name(call)} and all modules it calls agree, but what it returns does not: {numbers}. "
             f"Look at the code after its last call ({_name(last)})."
         )
         return Culprit(
@@ -113,8 +113,12 @@ class _Blame:
         if previous is None and unknown and call.parent not in seen and parent.module not in self.comparison.pairs:
             return self.before(call.parent, numbers, seen | {call.parent})
         info = self.comparison.port.modules.get(parent.module)
-        start = previous.line if previous is not None and previous.file == call.file else (info.line if info else call.line)
-        after = f"after the call of {_name(previous)} (line {previous.line})" if previous else "at the start of its forward"
+        start = (
+            previous.line if previous is not None and previous.file == call.file else (info.line if info else call.line)
+        )
+        after = (
+            f"after the call of {_name(previous)} (line {previous.line})" if previous else "at the start of its forward"
+        )
         why = (
             f"In {_name(parent)}, {after} everything agrees; the input of {_name(call)} (line {call.line}) does not: "
             f"{numbers}. Look at the code between the two lines."

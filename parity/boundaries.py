@@ -90,7 +90,9 @@ class Comparison:
         if mine.non_finite != theirs.non_finite:
             return math.nan, 0.0, False
         error, own = sketch_distance(mine, theirs), self.reference_error(reference_index)
-        if ratio(error, own) > BOUNDARY_PASS and same_values_in_any_order(mine, theirs, max(_LAYOUT_TOLERANCE, 4 * own)):
+        if ratio(error, own) > BOUNDARY_PASS and same_values_in_any_order(
+            mine, theirs, max(_LAYOUT_TOLERANCE, 4 * own)
+        ):
             return own, own, True
         return error, own, False
 
@@ -124,9 +126,7 @@ class Comparison:
         return kept
 
     def _is_container(self, boundary: Boundary) -> bool:
-        return any(
-            "::" not in self.port.calls[child].module for child in self.port.children(boundary.index)
-        )
+        return any("::" not in self.port.calls[child].module for child in self.port.children(boundary.index))
 
     def _boundary(self, index: int, call: Call) -> Boundary | None:
         pair = self.pairs.get(call.module)

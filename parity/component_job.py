@@ -71,7 +71,9 @@ def _run_sides(spec: dict[str, Any], job: Job) -> tuple[dict[str, Any], dict[str
     begun = time.monotonic()
 
     def tick() -> None:
-        ended = [name for name, child in zip(("official", "port"), children, strict=True) if child.process.poll() is not None]
+        ended = [
+            name for name, child in zip(("official", "port"), children, strict=True) if child.process.poll() is not None
+        ]
         message = f"both sides run ({time.monotonic() - begun:.0f} s)" if not ended else f"{ended[0]} side done"
         job.progress(1 + len(ended), _STEPS, message)
 
@@ -175,7 +177,7 @@ class _Report:
                 self.say(
                     f"{side}-model-not-called",
                     "inconclusive" if side == "official" else "fail",
-                    f"call_{side} never called the model that load_{side} returned, so its output proves nothing about it.",
+                    f"call_{side} never called the model of load_{side}: its output proves nothing about it.",
                 )
             for remark in facts["remarks"]:
                 self.say(remark["code"], "pass", remark["message"])
@@ -192,7 +194,7 @@ class _Report:
                     self.say(
                         "port-ignores-weight",
                         "fail",
-                        f"The official output depends on {link.official!r}, the port's does not depend on {link.port!r}.",
+                        f"The official output depends on {link.official!r}, the port's not on {link.port!r}.",
                     )
 
     # Outputs
@@ -229,7 +231,8 @@ class _Report:
                 self.say(
                     "shape-mismatch",
                     "fail",
-                    f"Output {name!r} has shape {tuple(port[name].shape)}; the official one {tuple(expected[name].shape)} ({where}).",
+                    f"Output {name!r} has shape {tuple(port[name].shape)}, "
+                    f"the official one {tuple(expected[name].shape)} ({where}).",
                 )
             elif port[name].numel():
                 found.append((name, port[name], expected[name]))
@@ -288,7 +291,11 @@ class _Report:
             verdict = "pass" if value == 0 else "fail"
         bad_port, bad_truth = port_error.non_finite
         if bad_truth:
-            self.say("non-finite-reference", "inconclusive", f"The official {where} holds {bad_truth} NaN or infinite elements.")
+            self.say(
+                "non-finite-reference",
+                "inconclusive",
+                f"The official {where} holds {bad_truth} NaN or infinite elements.",
+            )
             verdict = "inconclusive"
         elif bad_port:
             self.say("non-finite-port", "fail", f"The port's {where} holds {bad_port} NaN or infinite elements.")
@@ -297,7 +304,7 @@ class _Report:
             self.say(
                 "constant-output",
                 "inconclusive",
-                f"The official {where} is {float(truth.reshape(-1)[0]):g} everywhere: whatever the port does, this proves nothing.",
+                f"The official {where} is {float(truth.reshape(-1)[0]):g} everywhere: it proves nothing.",
             )
         return {
             "name": name,
@@ -325,7 +332,7 @@ class _Report:
                     self.say(
                         f"{side}-unstable",
                         "inconclusive",
-                        f"The {side} side differs from itself by {gap:.2g} (relative L2) with the same seed; make it deterministic.",
+                        f"The {side} side differs from itself by {gap:.2g} (relative L2) with one seed; make it deterministic.",
                     )
                     return "inconclusive"
         return "pass"
@@ -358,7 +365,9 @@ class _Report:
                 value = ratio(port_error.relative_l2, official_error.relative_l2)
                 rows.append((value, port_error, official_error, distance(a, b)))
             if rows:
-                value, port_error, official_error, direct = max(rows, key=lambda row: math.inf if math.isnan(row[0]) else row[0])
+                value, port_error, official_error, direct = max(
+                    rows, key=lambda row: math.inf if math.isnan(row[0]) else row[0]
+                )
                 found[dtype] = {
                     "ratio": value,
                     "port_error": port_error.relative_l2,
@@ -406,7 +415,7 @@ class _Report:
         """Perturbing a weight or an input of the port must turn the verdict red."""
         item = self.items[0]
         truth = self.reference(item)
-        trials = []
+        trials: list[dict[str, Any]] = []
         named = [(f"weight {name}", f"weight.{number}") for number, name in enumerate(self.port["self_test_weights"])]
         named += [(f"input {name}", f"input.{number}") for number, name in enumerate(self.port["input_names"])]
         for what, tag in named:
@@ -417,7 +426,9 @@ class _Report:
             ]
             value = max(values, default=0.0)
             changed = perturbed.keys() != truth.keys() and len(perturbed) != len(truth)
-            trials.append({"perturbed": what, "ratio": value, "red": changed or judge(value, OUTPUT_PASS, OUTPUT_FAIL) == "fail"})
+            trials.append(
+                {"perturbed": what, "ratio": value, "red": changed or judge(value, OUTPUT_PASS, OUTPUT_FAIL) == "fail"}
+            )
         weights = [trial for trial in trials if trial["perturbed"].startswith("weight")]
         passed = any(trial["red"] for trial in trials) and (not weights or all(trial["red"] for trial in weights))
         if not passed:
@@ -425,7 +436,7 @@ class _Report:
             self.say(
                 "self-test",
                 "inconclusive",
-                f"The check cannot fail: perturbing {', '.join(pale) or 'nothing'} did not turn it red, so its green is worth nothing.",
+                f"The check cannot fail: perturbing {', '.join(pale) or 'nothing'} did not turn it red.",
             )
         return {"passed": passed, "trials": trials}
 
@@ -437,7 +448,9 @@ class _Report:
             moved_port = self.outputs("port", item, f"input.{number}")
             moved_official = self.outputs("official", item, f"input.{number}")
             if _moved(moved_official, base_official) and not _moved(moved_port, base_port):
-                self.say("port-ignores-input", "fail", f"The official output depends on input {name!r}; the port's does not.")
+                self.say(
+                    "port-ignores-input", "fail", f"The official output depends on input {name!r}; the port's does not."
+                )
 
     def dtype_audit(self) -> list[dict[str, str]]:
         found: dict[tuple[str, ...], dict[str, str]] = {}
@@ -458,7 +471,9 @@ class _Report:
             trace = Trace.load(self.root / side / f"{self.items[0].key}.float32.trace")
             found[side] = {
                 "classes": sorted(set(facts["attention"].values())),
-                "scaled_dot_product_attention": sum("::scaled_dot_product_attention" in call.module for call in trace.calls),
+                "scaled_dot_product_attention": sum(
+                    "::scaled_dot_product_attention" in call.module for call in trace.calls
+                ),
             }
         return found
 
@@ -483,5 +498,6 @@ def _moved(after: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> b
     if after.keys() != before.keys():
         return True
     return any(
-        after[name].shape != before[name].shape or distance(after[name], before[name]).relative_l2 > 1e-7 for name in before
+        after[name].shape != before[name].shape or distance(after[name], before[name]).relative_l2 > 1e-7
+        for name in before
     )

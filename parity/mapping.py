@@ -175,7 +175,9 @@ def _target_findings(target: str, sources: list[Source]) -> list[Finding]:
     indices = sorted(source.index for source in sources if source.index is not None)
     totals = {source.total for source in sources}
     if len(totals) > 1:
-        return [Finding("merge-totals-differ", f"The parts of {target!r} declare totals {sorted(map(str, totals))}.", names)]
+        return [
+            Finding("merge-totals-differ", f"The parts of {target!r} declare totals {sorted(map(str, totals))}.", names)
+        ]
     total = sources[0].total or 0
     if len(set(indices)) < len(indices):
         message = f"Two parts of {target!r} have one index ({indices}); the later overwrites the earlier."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,7 +33,14 @@ def check_mapping(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         job: Where progress goes.
     """
     worktree = Path(spec["worktree"])
-    common = {**spec, "out": str(job.run_dir / "out"), "shared": str(job.run_dir), "cases": None, "seeds": [0], "dtypes": []}
+    common = {
+        **spec,
+        "out": str(job.run_dir / "out"),
+        "shared": str(job.run_dir),
+        "cases": None,
+        "seeds": [0],
+        "dtypes": [],
+    }
     if not spec.get("weights_folder"):
         job.progress(1, 4, "loading the official model, for its state dict")
         official = spec.get("official_python") or spec["python"]
@@ -159,9 +165,7 @@ def _official(
     return found, {}, duplicates
 
 
-def _rules(
-    adapter: dict[str, Any] | None, model: torch.nn.Module | None, port_class: str
-) -> dict[str, Any] | None:
+def _rules(adapter: dict[str, Any] | None, model: torch.nn.Module | None, port_class: str) -> dict[str, Any] | None:
     """``param_mapping`` of the adapter, else the model's ``param_names_mapping``, else the class's."""
     if adapter is not None:
         return adapter

@@ -72,8 +72,8 @@ def _by_weights(
     for name, held in held_port.items():
         if name in port.modules and name not in pairs:
             mine[frozenset(held)].append(name)
-    for held, names in mine.items():
-        others = sorted(groups.get(held, []), key=lambda name: name.count(".") + bool(name))
+    for tensors, names in mine.items():
+        others = sorted(groups.get(tensors, []), key=lambda name: name.count(".") + bool(name))
         names.sort(key=lambda name: name.count(".") + bool(name))
         if len(names) == len(others):
             matched = list(zip(names, others, strict=True))
@@ -113,7 +113,11 @@ def _by_name(
             continue
         for candidate in (name, *inner[name]):
             same_weights = held_port.get(candidate, set()) == held_official.get(other, set())
-            if candidate not in pairs and same_weights and _alike(port, mine.get(candidate), official, theirs.get(other)):
+            if (
+                candidate not in pairs
+                and same_weights
+                and _alike(port, mine.get(candidate), official, theirs.get(other))
+            ):
                 pairs[candidate] = Pair(candidate, other, "name")
                 taken.add(other)
                 break
@@ -166,7 +170,7 @@ def _by_value(
     port: Trace,
     official: Trace,
 ) -> None:
-    """What is left, if exactly one official module without a partner returns the same values and holds the same weights."""
+    """What is left, if exactly one free official module returns the same values and holds the same weights."""
     taken = {pair.official for pair in pairs.values()}
     free = [call for call in official.calls if call.module not in taken and call.outputs and call.occurrence == 0]
     for call in port.calls:
@@ -185,9 +189,7 @@ def _by_value(
 
 def _same_output(port: Trace, call: Call, official: Trace, other: Call) -> bool:
     mine, theirs = port.tensors[call.outputs[0][1]], official.tensors[other.outputs[0][1]]
-    return (
-        mine.elements == theirs.elements and mine.elements > 1 and sketch_distance(mine, theirs) < _SAME_VALUE
-    )
+    return mine.elements == theirs.elements and mine.elements > 1 and sketch_distance(mine, theirs) < _SAME_VALUE
 
 
 def coverage(pairs: dict[str, Pair], port: Trace) -> dict[str, object]:

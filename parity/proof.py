@@ -55,7 +55,10 @@ class Proof:
         """Read `to_json`."""
         pair = tuple(document["tensors"]), tuple(document["parameters"])
         return cls(
-            links=[Link(x["official"], x["port"], tuple(x["rows"]) if x["rows"] else None, x["how"]) for x in document["links"]],
+            links=[
+                Link(x["official"], x["port"], tuple(x["rows"]) if x["rows"] else None, x["how"])
+                for x in document["links"]
+            ],
             missing=list(document["missing"]),
             unexpected=list(document["unexpected"]),
             shape_mismatches=[(a, b, tuple(c), tuple(d)) for a, b, c, d in document["shape_mismatches"]],
@@ -138,7 +141,9 @@ class _Prover:
         goal = self.port[target]
         value = self.values[target]
         if value.ndim == 2 and value.shape[0] == value.shape[1] and digest(value.t()) == self.official[name].digest:
-            self.add("transposed", f"{name!r} arrives transposed in {target!r} (a square matrix hides it).", name, target)
+            self.add(
+                "transposed", f"{name!r} arrives transposed in {target!r} (a square matrix hides it).", name, target
+            )
             return
         if name in self.official_values and _lossy(self.official_values[name], value):
             dtype = str(value.dtype).removeprefix("torch.")
@@ -147,7 +152,7 @@ class _Prover:
         if goal.constant is not None:
             self.add(
                 "left-unfilled",
-                f"{target!r} holds {goal.constant:g} everywhere, not the values of {name!r}: zero-filled or never loaded.",
+                f"{target!r} holds {goal.constant:g} everywhere, not the values of {name!r}: never loaded.",
                 name,
                 target,
             )
@@ -156,13 +161,24 @@ class _Prover:
         elsewhere = [other for other in self.by_digest[self.official[name].digest] if other != target]
         if held:
             where = f"; the values of {name!r} are in {elsewhere[0]!r}" if elsewhere else ""
-            self.add("swapped", f"{target!r} holds the values of {held[0]!r} instead of {name!r}{where}.", name, held[0])
-            self.proof.suggestions.append(f"Rename {held[0]!r} to {target!r}" + (f" and {name!r} to {elsewhere[0]!r}." if elsewhere else "."))
+            self.add(
+                "swapped", f"{target!r} holds the values of {held[0]!r} instead of {name!r}{where}.", name, held[0]
+            )
+            self.proof.suggestions.append(
+                f"Rename {held[0]!r} to {target!r}" + (f" and {name!r} to {elsewhere[0]!r}." if elsewhere else ".")
+            )
         elif elsewhere:
-            self.add("wrong-target", f"The values of {name!r} are in {elsewhere[0]!r}, not in {target!r}.", name, target)
+            self.add(
+                "wrong-target", f"The values of {name!r} are in {elsewhere[0]!r}, not in {target!r}.", name, target
+            )
             self.proof.suggestions.append(f"Rename {name!r} to {elsewhere[0]!r}.")
         else:
-            self.add("values-differ", f"{target!r} does not hold the values of {name!r}; they changed on the way.", name, target)
+            self.add(
+                "values-differ",
+                f"{target!r} does not hold the values of {name!r}; they changed on the way.",
+                name,
+                target,
+            )
 
     def add(self, code: str, message: str, *names: str) -> None:
         self.proof.findings.append(Finding(code, message, names))
@@ -271,13 +287,13 @@ class _Prover:
                 message = f"{target!r} holds {item.constant:g} everywhere: zero-filled or left at its initial value."
                 proof.findings.append(Finding("left-unfilled", message, (target,)))
         for name in proof.unexpected:
-            target = next((goal for goal in self.by_digest[self.official[name].digest] if goal in proof.missing), None)
-            same_shape = [goal for goal in proof.missing if self.port[goal].shape == self.official[name].shape]
-            if target is None and same_shape:
-                target = max(same_shape, key=lambda goal: _alike(name, goal))
-                proof.suggestions.append(f"{name!r} may belong to {target!r}: same shape and the nearest name.")
-            elif target is not None:
-                proof.suggestions.append(f"{name!r} belongs to {target!r}: the values are equal.")
+            equal = [goal for goal in self.by_digest[self.official[name].digest] if goal in proof.missing]
+            fitting = [goal for goal in proof.missing if self.port[goal].shape == self.official[name].shape]
+            if equal:
+                proof.suggestions.append(f"{name!r} belongs to {equal[0]!r}: the values are equal.")
+            elif fitting:
+                nearest = max(fitting, key=lambda goal: _alike(name, goal))
+                proof.suggestions.append(f"{name!r} may belong to {nearest!r}: same shape and the nearest name.")
         arrived = {link.official for link in proof.links}
         proof.tensors = (len(arrived), len(self.official))
         proof.parameters = (

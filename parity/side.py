@@ -45,9 +45,7 @@ class Item:
 
 def items(cases: list[str], seeds: list[int]) -> list[Item]:
     """All inputs of a comparison, in order."""
-    return [
-        Item(f"{number}-{seed}", case, seed) for number, case in enumerate(cases) for seed in seeds
-    ]
+    return [Item(f"{number}-{seed}", case, seed) for number, case in enumerate(cases) for seed in seeds]
 
 
 class Runner:
@@ -89,7 +87,9 @@ class Runner:
         torch.manual_seed(0)
         model = self.adapter.load_model(self.side, self.context(self.items[0], dtype))
         if model.training:
-            self.remark("training-mode", f"load_{self.side} returned a model in training mode; it was set to eval mode.")
+            self.remark(
+                "training-mode", f"load_{self.side} returned a model in training mode; it was set to eval mode."
+            )
             model.eval()
         changed = flags()["default_dtype"]
         if changed != "float32":
@@ -142,7 +142,9 @@ class Runner:
         with torch.no_grad():
             self.keep(self.call(model, item, dtype, inputs), item, tag)
 
-    def run_traced(self, model: torch.nn.Module, item: Item, dtype: torch.dtype, tag: str, sketches: bool = True) -> int:
+    def run_traced(
+        self, model: torch.nn.Module, item: Item, dtype: torch.dtype, tag: str, sketches: bool = True
+    ) -> int:
         """The same, with a trace beside it. Returns the number of module calls seen."""
         with torch.no_grad(), tracing(model, sketches=sketches) as trace:
             output = self.call(model, item, dtype)
@@ -201,7 +203,9 @@ def _choose(cases: dict[str, dict[str, Any]], wanted: list[str] | None) -> dict[
 
 def _is_dtype_or_device_clash(error: ParityError) -> bool:
     return isinstance(error.__cause__, (RuntimeError, TypeError, ValueError)) and bool(
-        re.search(r"dtype|same device|on the same device|Input type|scalar type|cuda.*cpu|cpu.*cuda", str(error.__cause__))
+        re.search(
+            r"dtype|same device|on the same device|Input type|scalar type|cuda.*cpu|cpu.*cuda", str(error.__cause__)
+        )
     )
 
 
@@ -286,13 +290,16 @@ def _make_inputs(runner: Runner) -> dict[str, Any]:
             )
         for name, tensor in leaves(bundle):
             if tensor.device.type != "cpu" or tensor.dtype in (torch.bfloat16, torch.float16):
-                runner.remark(
-                    "inputs-not-float32", f"make_inputs gives {name!r} as {tensor.dtype} on {tensor.device}."
-                )
+                runner.remark("inputs-not-float32", f"make_inputs gives {name!r} as {tensor.dtype} on {tensor.device}.")
         bundle = map_tensors(bundle, lambda tensor: tensor.detach().cpu().clone())
         _save(bundle, runner.shared / f"inputs.{item.key}.pt")
         digests.setdefault(item.case, set()).add(
-            json.dumps([(name, str(t.dtype), list(t.shape), t.double().flatten().tolist()[:4096]) for name, t in leaves(bundle)])
+            json.dumps(
+                [
+                    (name, str(t.dtype), list(t.shape), t.double().flatten().tolist()[:4096])
+                    for name, t in leaves(bundle)
+                ]
+            )
         )
     seeds = len(runner.spec["seeds"])
     _announce(runner.shared / "inputs.ready", list(runner.cases))
@@ -350,9 +357,7 @@ def _weights_used(runner: Runner, model: torch.nn.Module) -> dict[str, bool] | N
             if not output:
                 return None
             generator = torch.Generator().manual_seed(7)
-            loss = sum(
-                (t.float() * torch.randn(t.shape, generator=generator).to(t.device)).sum() for t in output
-            )
+            loss = sum((t.float() * torch.randn(t.shape, generator=generator).to(t.device)).sum() for t in output)
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)  # type: ignore[arg-type]
     except (ParityError, RuntimeError):
         return None

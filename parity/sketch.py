@@ -1,8 +1,8 @@
 """A small fingerprint of a tensor from which distances can be estimated later, in another process.
 
-The projection is a CountSketch (Charikar, Chen, Farach-Colton 2002): element ``i`` is added with a pseudo-random sign to
-a pseudo-random one of ``WIDTH`` sums. It is linear, so the sketch of a difference is the difference of the sketches, and
-``||sketch(a) - sketch(b)||`` estimates ``||a - b||`` with a relative standard deviation of ``1 / sqrt(2 * WIDTH)``
+The projection is a CountSketch (Charikar, Chen, Farach-Colton 2002): element ``i`` is added with a pseudo-random sign
+to a pseudo-random one of ``WIDTH`` sums. It is linear, so the sketch of a difference is the difference of the sketches,
+and ``||sketch(a) - sketch(b)||`` estimates ``||a - b||`` with a relative standard deviation of ``1 / sqrt(2 * WIDTH)``
 (1.6 % for 2048) whatever the tensors hold. Up to ``WIDTH`` elements the values are kept and the distance is exact.
 """
 

@@ -154,9 +154,7 @@ class _Recorder:
 
     def begin(self, module: str, cls: str, values: Any) -> None:
         file, line, function = _call_site()
-        call = Call(
-            module, cls, self.occurrences[module], self.stack[-1] if self.stack else -1, file, line, function
-        )
+        call = Call(module, cls, self.occurrences[module], self.stack[-1] if self.stack else -1, file, line, function)
         self.occurrences[module] += 1
         self.trace.calls.append(call)
         self.stack.append(len(self.trace.calls) - 1)

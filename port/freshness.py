@@ -1,0 +1,50 @@
+"""Whether a measurement still holds: what it depends on, compared with what is there now."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from .ledger import Entry
+from .records import PortRecord
+
+_MOST = 5
+
+
+def what_changed(entry: Entry, port: PortRecord) -> list[str]:
+    """Sentences that name what changed since the entry was recorded; empty while it is fresh."""
+    worktree = Path(port.worktree)
+    changed = []
+    for key, value in entry.depends_on.items():
+        kind, _, name = key.partition(":")
+        if kind in ("worktree", "adapter"):
+            changed += _file(worktree / name, name, value)
+        elif kind == "official" and port.official_repo:
+            changed += _file(Path(port.official_repo) / name, f"official {name}", value)
+        elif kind == "path":
+            changed += _file(Path(name), name, value)
+        elif kind == "weights" and value != (port.weights.digest if port.weights else ""):
+            changed.append("the official weights were fetched again and differ")
+        elif kind == "plan" and value != _plan_of(port, entry.component):
+            changed.append("the plan names other classes for this component")
+    return changed if len(changed) <= _MOST else [*changed[:_MOST], f"and {len(changed) - _MOST} more"]
+
+
+def plan_digest(port: PortRecord, component: str) -> str:
+    """What an entry keeps of the planned component: its classes, kind and adapter."""
+    return _plan_of(port, component)
+
+
+def _plan_of(port: PortRecord, component: str | None) -> str:
+    planned = port.component(component) if component else None
+    return hashlib.sha256(planned.model_dump_json().encode()).hexdigest() if planned else ""
+
+
+def _file(path: Path, name: str, digest: str) -> list[str]:
+    try:
+        now = hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return [f"{name} is gone"]
+    except OSError as error:
+        return [f"{name} cannot be read ({error.strerror})"]
+    return [] if now == digest else [f"{name} changed"]

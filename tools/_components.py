@@ -1,0 +1,116 @@
+"""What the tools that run a component have in common: which component, which adapter, which files and device."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ..port.errors import PortError
+from ..port.freshness import plan_digest
+from ..port.paths import resolve_inside
+from ..port.records import ComponentRecord, PortRecord
+
+WEIGHT_FOLDERS = {"dit": ("transformer", "dit"), "vae": ("vae",), "encoder": ("text_encoder", "image_encoder")}
+
+
+def planned_component(port: PortRecord, name: str) -> ComponentRecord:
+    """The planned component called ``name``.
+
+    Raises:
+        PortError: The plan has no such component; the nearest is named.
+    """
+    component = port.component(name)
+    if component is not None:
+        return component
+    known = [item.name for item in port.components]
+    near = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.4)
+    raise PortError(
+        "The plan has no component of this name.",
+        seen=f"component={name[:80]!r}; planned: {', '.join(known) or 'none yet'}",
+        fix=f"Did you mean {near[0]!r}?" if near else "Call write_plan with this component first.",
+    )
+
+
+def adapter_path(port: PortRecord, component: ComponentRecord, adapter: str | None) -> Path:
+    """The adapter file, confined to the worktree.
+
+    Raises:
+        PortError: It is absent or lies elsewhere.
+    """
+    argument = adapter if adapter is not None else component.adapter
+    worktree = Path(port.worktree)
+    if adapter is None and not (worktree / argument).exists():
+        raise PortError(
+            "The component has no adapter yet.",
+            seen=str(worktree / argument),
+            fix="Write it there with load_official(ctx), load_port(ctx), make_inputs(ctx), "
+            "call_official(model, inputs, ctx), call_port(model, inputs, ctx); the skill shows an example.",
+        )
+    return resolve_inside(worktree, argument, name="adapter", kind="file")
+
+
+def is_planned(port: PortRecord, component: ComponentRecord, adapter: Path) -> bool:
+    """Whether this is the adapter that the plan names; with another one a run is no evidence for the gate."""
+    return adapter == (Path(port.worktree) / component.adapter).resolve()
+
+
+def choose_device(device: str) -> str:
+    """``auto`` is the first NVIDIA GPU that the driver lists, else the CPU; anything else is left as it is."""
+    if device != "auto":
+        return device
+    query = shutil.which("nvidia-smi")
+    if query is None:
+        return "cpu"
+    try:
+        listed = subprocess.run([query, "-L"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "cpu"
+    return "cuda:0" if listed.startswith("GPU ") else "cpu"
+
+
+def component_spec(port: PortRecord, component: ComponentRecord, adapter: Path, device: str) -> dict[str, Any]:
+    """The part of a job's spec that mapping and parity share."""
+    worktree = Path(port.worktree)
+    converted = worktree / "converted_weights" / port.slug
+    return {
+        "adapter": str(adapter),
+        "worktree": port.worktree,
+        "official_repo": port.official_repo,
+        "official_weights": port.weights.path if port.weights else None,
+        "converted_weights": str(converted) if converted.is_dir() else None,
+        "weights_folder": weights_folder(port, component),
+        "port_class": component.port,
+        "python": port.python,
+        "official_python": port.official_python,
+        "device": device,
+        "devices": [] if device == "cpu" else [device],
+        "patches": port.environment_patches,
+        "threads": max(1, (os.cpu_count() or 2) // 2),
+    }
+
+
+def weights_folder(port: PortRecord, component: ComponentRecord) -> str | None:
+    """The folder with the component's safetensors files: named after it, after its kind, or the only one."""
+    if port.weights is None:
+        return None
+    root = Path(port.weights.path)
+    for folder in (root / component.name, *(root / name for name in WEIGHT_FOLDERS.get(component.kind, ())), root):
+        if any(folder.glob("*.safetensors")):
+            return str(folder)
+    return None
+
+
+def dependencies(
+    port: PortRecord, component: ComponentRecord, adapter: Path, measured: dict[str, str], weights: str | None
+) -> dict[str, str]:
+    """What the entry depends on: what the job measured, with the adapter's place, the weights and the plan."""
+    found = {key: value for key, value in measured.items() if not key.startswith("adapter:") and key != "weights"}
+    digest = next((value for key, value in measured.items() if key.startswith("adapter:")), "")
+    found[f"adapter:{adapter.relative_to(Path(port.worktree).resolve()).as_posix()}"] = digest
+    found["weights"] = weights or ""
+    found["plan"] = plan_digest(port, component.name)
+    return found

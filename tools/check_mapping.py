@@ -1,0 +1,179 @@
+"""Prove that the official weights arrive in the port."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..port.ledger import Ledger
+from ..port.textsafe import clean
+from ..runs.models import Run, RunState
+from ._components import adapter_path, choose_device, component_spec, dependencies, is_planned, planned_component
+from ._runs import require_value, start_and_wait
+from .base import ToolContext, ToolResult, ToolSpec
+
+_SHOWN = 20
+
+
+class Coverage(BaseModel):
+    """How much of the official weights arrived."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tensors: int
+    tensors_total: int
+    parameters: int
+    parameters_total: int
+
+
+class MappingFinding(BaseModel):
+    """A named problem of rules or values."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    code: str
+    message: str
+    fatal: bool
+
+
+class CheckMappingResult(ToolResult):
+    """Where the official weights went. Lists hold at most 20 entries."""
+
+    run_id: str
+    state: RunState
+    verdict: Literal["pass", "fail", "investigate", "inconclusive", "error"] | None = Field(
+        default=None, description="None while running."
+    )
+    coverage: Coverage | None = Field(default=None, description="Proven bit for bit.")
+    missing: list[str] = Field(default=[], description="Port parameters that nothing feeds.")
+    unexpected: list[str] = Field(default=[], description="Official tensors that arrive nowhere.")
+    shape_mismatches: list[str] = Field(default=[])
+    collisions: list[MappingFinding] = Field(default=[], description="Two sources for one target.")
+    suspects: list[MappingFinding] = Field(default=[], description="Swapped, transposed, zero-filled, careless rules.")
+    suggestions: list[str] = Field(default=[])
+    source: str = Field(default="", description="Where the official tensors were read.")
+    counts: dict[str, int] = Field(default={}, description="Full lengths of the lists.")
+
+
+def check_mapping(
+    ctx: ToolContext,
+    port_id: Annotated[str, Field(description="From create_worktree.")],
+    component: Annotated[str, Field(description="Planned component, e.g. 'transformer'.")],
+    adapter: Annotated[str | None, Field(description="Default: the plan's; relative to the worktree.")] = None,
+    wait_s: Annotated[float, Field(description="0 to 45 s, default 45.")] = 45,
+) -> CheckMappingResult:
+    """Check the weight mapping: loads the port with its own loader and param_names_mapping, and proves by value that
+    every official tensor (state dict key) arrives. Names missing, unexpected, swapped, transposed, zero-filled
+    tensors, collisions, bad regex rules. Run it before parity."""
+    port = ctx.ports.get(port_id)
+    planned = planned_component(port, component)
+    path = adapter_path(port, planned, adapter)
+    spec = component_spec(port, planned, path, choose_device("cpu"))
+    run = start_and_wait(
+        ctx,
+        port=port,
+        tool="check_mapping",
+        arguments={
+            "component": planned.name,
+            "adapter": str(path),
+            "weights": port.weights.digest if port.weights else None,
+            "complete": is_planned(port, planned, path),
+        },
+        job="check_mapping",
+        spec=spec,
+        wait_s=wait_s,
+    )
+    return finish(ctx, run)
+
+
+def finish(ctx: ToolContext, run: Run) -> CheckMappingResult:
+    """The result of a run of this tool; a finished one is entered in the ledger once."""
+    if not run.finished or run.state == "cancelled":
+        return CheckMappingResult(run_id=run.run_id, state=run.state, next_step=_wait(run))
+    value = require_value(ctx, run)
+    verdict = value["verdict"]
+    reasons = _reasons(value)
+    port = ctx.ports.get(str(run.port_id))
+    planned = port.component(run.arguments["component"])
+    if planned is not None:
+        Ledger(ctx.home).append(
+            port_id=port.port_id,
+            kind="check_mapping",
+            component=planned.name,
+            verdict=verdict,
+            run_id=run.run_id,
+            complete=bool(run.arguments["complete"]),
+            summary={"why": " ".join(reasons[:3]), "tensors": value["tensors"], "parameters": value["parameters"]},
+            depends_on=dependencies(
+                port, planned, Path(run.arguments["adapter"]), value["depends_on"], run.arguments["weights"]
+            ),
+        )
+    lists = ("missing", "unexpected", "shape_mismatches", "collisions", "suspects", "suggestions")
+    suspects = sorted(value["suspects"], key=lambda row: not row["fatal"])
+    return CheckMappingResult(
+        run_id=run.run_id,
+        state=run.state,
+        verdict=verdict,
+        coverage=Coverage(
+            tensors=value["tensors"][0],
+            tensors_total=value["tensors"][1],
+            parameters=value["parameters"][0],
+            parameters_total=value["parameters"][1],
+        ),
+        missing=[clean(name) for name in value["missing"][:_SHOWN]],
+        unexpected=[clean(name) for name in value["unexpected"][:_SHOWN]],
+        shape_mismatches=[clean(_shape_row(row)) for row in value["shape_mismatches"][:_SHOWN]],
+        collisions=[_finding(row) for row in value["collisions"][:_SHOWN]],
+        suspects=[_finding(row) for row in suspects[:_SHOWN]],
+        suggestions=[clean(text) for text in value["suggestions"][:_SHOWN]],
+        source=value["source"],
+        counts={name: len(value[name]) for name in lists},
+        next_step=_next_step(verdict, reasons, planned.name if planned else ""),
+    )
+
+
+def _finding(row: dict[str, Any]) -> MappingFinding:
+    return MappingFinding(code=row["code"], message=clean(row["message"])[:400], fatal=row["fatal"])
+
+
+def _shape_row(row: list[Any]) -> str:
+    official, port, theirs, mine = row
+    return f"{official} {tuple(theirs)} -> {port} {tuple(mine)}"
+
+
+def _reasons(value: dict[str, Any]) -> list[str]:
+    found = []
+    for name in ("missing", "unexpected", "shape_mismatches"):
+        if value[name]:
+            found.append(f"{len(value[name])} {name.replace('_', ' ')}.")
+    found += [row["message"] for row in value["collisions"] + value["suspects"] if row["fatal"]]
+    return found
+
+
+def _wait(run: Run) -> str:
+    if run.state == "cancelled":
+        return "Call check_mapping again if the result is still needed."
+    return f"Call run_status with run_id={run.run_id} and wait_s=45 for the result."
+
+
+def _next_step(verdict: str, reasons: list[str], component: str) -> str:
+    if verdict == "pass":
+        return (
+            f"Call run_component_parity for {component!r}: the weights are proven, now compare what the code computes."
+        )
+    if verdict == "inconclusive":
+        return "No official tensor was found; call fetch_weights, or check the component's folder, then check_mapping."
+    first = clean(reasons[0])[:300] if reasons else "Not every tensor arrived."
+    return f"Repair the mapping ({first}) in the port's param_names_mapping, then call check_mapping again."
+
+
+SPEC = ToolSpec(
+    check_mapping,
+    title="Check the weight mapping",
+    read_only=False,
+    destructive=False,
+    idempotent=True,
+    open_world=False,
+)

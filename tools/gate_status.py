@@ -1,0 +1,71 @@
+"""The alignment gate of a port."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..port.errors import PortError
+from ..port.gate import GateItem, gate, is_open
+from ..port.ledger import Ledger
+from ..runs.models import Run
+from ._finish import finish as finish_run
+from .base import ToolContext, ToolResult, ToolSpec
+
+_NEXT = {
+    "mapping-reviewed": "check_mapping",
+    "keys": "check_mapping",
+    "component-parity": "run_component_parity",
+    "ssim": "run_ssim",
+}
+
+
+class GateStatusResult(ToolResult):
+    """The gate as it stands now."""
+
+    gate: Literal["open", "closed"]
+    items: list[GateItem] = Field(description="Seven; all must pass.")
+    report: str = Field(default="", description="HTML report, written anew.")
+
+
+def gate_status(
+    ctx: ToolContext, port_id: Annotated[str, Field(description="From create_worktree.")]
+) -> GateStatusResult:
+    """Alignment gate of the port: seven items (mapping reviewed, keys, component parity, pipeline parity, SSIM, example
+    video, docs), computed from fresh, signed evidence; says what is missing, failed or went stale and why."""
+    port = ctx.ports.get(port_id)
+    settle(ctx, ctx.runs.list(port_id))
+    entries = Ledger(ctx.home).entries(port_id)
+    items = gate(port, entries)
+    opened = is_open(items)
+    return GateStatusResult(gate="open" if opened else "closed", items=items, next_step=_next_step(items, opened))
+
+
+def settle(ctx: ToolContext, runs: list[Run]) -> None:
+    """Enter finished runs in the ledger that nobody has asked about since; a run that failed is no evidence."""
+    for run in reversed(runs):
+        if run.state == "done" and run.tool in ("check_mapping", "run_component_parity", "run_ssim"):
+            try:
+                finish_run(ctx, run)
+            except PortError:
+                continue  # its result was changed on disk: it is not evidence, and run_status says why
+
+
+def _next_step(items: list[GateItem], opened: bool) -> str:
+    if opened:
+        return "The gate is open; write the final report and ask a person to review the branch."
+    first = next(item for item in items if item.state != "pass")
+    tool = _NEXT.get(first.id)
+    if first.state == "needs_approval":
+        following = next((item for item in items if item.state not in ("pass", "needs_approval")), None)
+        tool = _NEXT.get(following.id) if following else None
+        if tool and following:
+            return f"Call {tool} for item '{following.id}'; item '{first.id}' waits for a person."
+        return f"Item '{first.id}' waits for a person."
+    if tool is None:
+        return f"Item '{first.id}' has no tool in this version; do it by hand and report it as unproven."
+    return f"Call {tool}: item '{first.id}' is {first.state}."
+
+
+SPEC = ToolSpec(gate_status, title="Gate status", read_only=True, destructive=False, idempotent=True, open_world=False)

@@ -1,0 +1,299 @@
+"""Run the official component and the port side by side."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..parity.verdict import MEANING, Verdict
+from ..port.errors import PortError
+from ..port.ledger import Ledger
+from ..port.textsafe import clean
+from ..runs.models import Run, RunState
+from ._components import adapter_path, choose_device, component_spec, dependencies, is_planned, planned_component
+from ._runs import require_value, start_and_wait
+from .base import ToolContext, ToolResult, ToolSpec
+
+DTYPES = ("float32", "bfloat16", "float16")
+SEEDS = (0, 1)
+PRODUCTION = ("float32", "bfloat16")
+_SHOWN = 16
+
+
+class ParityCase(BaseModel):
+    """One input."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    case: str
+    seed: int
+    verdict: Verdict
+    logic_ratio: float | None = Field(description="float32: port error / reference's own rounding error.")
+    precision_ratio: float | None = Field(description="The same in the production dtype.")
+    strict: bool | None = Field(description="The old rule: atol = rtol = 1e-4 in float32.")
+    relative_l2: float | None = Field(description="Port against the float64 reference.")
+    max_abs: float | None = Field(description="Port against the official float32 output.")
+    worst_module: str | None
+    worst_module_ratio: float | None
+
+
+class Culprit(BaseModel):
+    """Where the port stops agreeing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    module: str = Field(description="Port module; '' is the root.")
+    official_module: str | None
+    kind: Literal["module", "glue"] = Field(description="glue: code between two calls.")
+    file: str
+    line: int
+    end_line: int
+    why: str
+    confidence: Literal["certain", "likely"]
+
+
+class ParityFinding(BaseModel):
+    """A named reason."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    code: str
+    verdict: Verdict = Field(description="What it alone makes of the verdict; pass: a remark.")
+    message: str
+
+
+class SelfTest(BaseModel):
+    """Whether the check can fail."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    passed: bool
+    red: list[str] = Field(description="Perturbations of the port that turned it red.")
+    not_red: list[str]
+
+
+class RunComponentParityResult(ToolResult):
+    """Whether the port computes what the official component computes. Lists hold at most 16 entries."""
+
+    run_id: str
+    state: RunState
+    verdict: Verdict | None = Field(default=None, description="None while running.")
+    meaning: str = ""
+    cases: list[ParityCase] = Field(default=[])
+    findings: list[ParityFinding] = Field(default=[])
+    culprit: Culprit | None = None
+    dtype_audit: list[dict[str, str]] = Field(default=[], description="Places where the sides' dtypes differ.")
+    attention_backends: dict[str, Any] = Field(default={}, description="What each side really ran.")
+    self_test: SelfTest | None = None
+    reference: str = ""
+    paired: str = Field(default="", description="Modules that have an official counterpart.")
+    environment_patches: list[str] = Field(default=[])
+
+
+def run_component_parity(
+    ctx: ToolContext,
+    port_id: Annotated[str, Field(description="From create_worktree.")],
+    component: Annotated[str, Field(description="Planned component.")],
+    adapter: Annotated[str | None, Field(description="Default: the plan's; relative to the worktree.")] = None,
+    cases: Annotated[list[str] | None, Field(description="Names in CASES; default all. The gate asks for all.")] = None,
+    dtypes: Annotated[
+        list[str] | None, Field(description="float32, bfloat16, float16; default float32 and bfloat16.")
+    ] = None,
+    device: Annotated[str, Field(description="auto (default), cpu, cuda or cuda:N.")] = "auto",
+    seeds: Annotated[list[int] | None, Field(description="1-8 seeds, default [0, 1].")] = None,
+    wait_s: Annotated[float, Field(description="0 to 45 s, default 45.")] = 45,
+) -> RunComponentParityResult:
+    """Component parity: run official model and FastVideo port on the same inputs and weights and judge the port's error
+    against the reference's own rounding error. Gives a verdict, ratios, dtype audit, self-test and the culprit (module,
+    file, line) where numbers diverge. Run check_mapping first."""
+    port = ctx.ports.get(port_id)
+    planned = planned_component(port, component)
+    path = adapter_path(port, planned, adapter)
+    chosen = choose_device(device)
+    spec = component_spec(port, planned, path, chosen)
+    spec["cases"] = _checked_cases(cases)
+    spec["seeds"] = _checked_seeds(seeds)
+    spec["dtypes"] = _checked_dtypes(dtypes)
+    run = start_and_wait(
+        ctx,
+        port=port,
+        tool="run_component_parity",
+        arguments={
+            "component": planned.name,
+            "adapter": str(path),
+            "weights": port.weights.digest if port.weights else None,
+            "complete": is_planned(port, planned, path)
+            and cases is None
+            and set(SEEDS) <= set(spec["seeds"])
+            and set(PRODUCTION) <= set(spec["dtypes"]),
+        },
+        job="component_parity",
+        spec=spec,
+        wait_s=wait_s,
+    )
+    return finish(ctx, run)
+
+
+def _checked_cases(cases: list[str] | None) -> list[str] | None:
+    if cases is not None and not cases:
+        raise PortError("No case was chosen.", seen="cases=[]", fix="Name cases of the adapter, or leave cases out.")
+    return cases
+
+
+def _checked_seeds(seeds: list[int] | None) -> list[int]:
+    found = list(SEEDS) if seeds is None else seeds
+    if not 1 <= len(found) <= 8 or len(set(found)) != len(found) or not all(0 <= seed < 2**31 for seed in found):
+        raise PortError(
+            "The seeds are not 1 to 8 different numbers from 0 to 2147483647.",
+            seen=f"seeds={found[:10]}",
+            fix="Give for example [0, 1], or leave seeds out.",
+        )
+    return found
+
+
+def _checked_dtypes(dtypes: list[str] | None) -> list[str]:
+    found = list(PRODUCTION) if dtypes is None else [name.removeprefix("torch.") for name in dtypes]
+    unknown = [name for name in found if name not in DTYPES]
+    if unknown or not found:
+        raise PortError(
+            "A dtype is not one that the port is judged in." if unknown else "No dtype was chosen.",
+            seen=f"dtypes={[name[:40] for name in found[:8]]}",
+            fix=f"Choose from {', '.join(DTYPES)}; float32 always runs, it carries the verdict.",
+        )
+    return list(dict.fromkeys(["float32", *found]))
+
+
+def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
+    """The result of a run of this tool; a finished one is entered in the ledger once."""
+    if not run.finished or run.state == "cancelled":
+        return RunComponentParityResult(run_id=run.run_id, state=run.state, next_step=_wait(run))
+    value = require_value(ctx, run)
+    verdict: Verdict = value["verdict"]
+    reasons = _reasons(value)
+    port = ctx.ports.get(str(run.port_id))
+    planned = port.component(run.arguments["component"])
+    if planned is not None:
+        Ledger(ctx.home).append(
+            port_id=port.port_id,
+            kind="component_parity",
+            component=planned.name,
+            verdict=verdict,
+            run_id=run.run_id,
+            complete=bool(run.arguments["complete"]),
+            summary=_summary(value, reasons),
+            depends_on=dependencies(
+                port, planned, Path(run.arguments["adapter"]), value["depends_on"], run.arguments["weights"]
+            ),
+        )
+    culprit = _culprit(value["culprit"], Path(port.worktree)) if verdict != "pass" else None
+    trials = value["self_test"]["trials"]
+    return RunComponentParityResult(
+        run_id=run.run_id,
+        state=run.state,
+        verdict=verdict,
+        meaning=MEANING[verdict],
+        cases=[_case(row) for row in value["cases"][:_SHOWN]],
+        findings=[_finding(row) for row in value["findings"][:_SHOWN]],
+        culprit=culprit,
+        dtype_audit=value["dtype_audit"][:_SHOWN],
+        attention_backends=value["attention_backends"],
+        self_test=SelfTest(
+            passed=value["self_test"]["passed"],
+            red=[trial["perturbed"] for trial in trials if trial["red"]],
+            not_red=[trial["perturbed"] for trial in trials if not trial["red"]],
+        ),
+        reference=f"{value['reference']['kind']}: {value['reference']['why']}",
+        paired=f"{value['pairing']['paired']} of {value['pairing']['modules']} called modules",
+        environment_patches=value["environment_patches"],
+        next_step=_next_step(verdict, culprit, reasons, bool(run.arguments["complete"])),
+    )
+
+
+def _number(value: Any) -> float | None:
+    """Worker results write NaN and infinity as strings; JSON for clients has neither."""
+    number = float(value) if value is not None else None
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _case(row: dict[str, Any]) -> ParityCase:
+    worst = row.get("worst_boundary") or {}
+    return ParityCase(
+        case=row["case"],
+        seed=row["seed"],
+        verdict=row["verdict"],
+        logic_ratio=_number(row.get("logic_ratio")),
+        precision_ratio=_number(row.get("precision_ratio")),
+        strict=row.get("strict"),
+        relative_l2=_number(row.get("port_error")),
+        max_abs=_number(row.get("max_abs")),
+        worst_module=worst.get("module"),
+        worst_module_ratio=_number(worst.get("ratio")),
+    )
+
+
+def _finding(row: dict[str, Any]) -> ParityFinding:
+    return ParityFinding(code=row["code"], verdict=row["verdict"], message=clean(row["message"])[:500])
+
+
+def _culprit(row: dict[str, Any] | None, worktree: Path) -> Culprit | None:
+    if row is None:
+        return None
+    file = Path(row["file"])
+    inside = file.is_relative_to(worktree)
+    return Culprit(**{**row, "file": file.relative_to(worktree).as_posix() if inside else str(file)})
+
+
+def _reasons(value: dict[str, Any]) -> list[str]:
+    found = [row["message"] for row in value["findings"] if row["verdict"] == value["verdict"] != "pass"]
+    if value["culprit"] and value["verdict"] != "pass":
+        found.insert(0, value["culprit"]["why"])
+    return [clean(text)[:400] for text in found]
+
+
+def _summary(value: dict[str, Any], reasons: list[str]) -> dict[str, Any]:
+    rows = value["cases"]
+    logic = [number for row in rows if (number := _number(row.get("logic_ratio"))) is not None]
+    precision = [number for row in rows if (number := _number(row.get("precision_ratio"))) is not None]
+    worst = [number for row in rows if (number := _number((row.get("worst_boundary") or {}).get("ratio"))) is not None]
+    return {
+        "why": " ".join(reasons[:2]),
+        "cases": len(rows),
+        "logic_ratio": max(logic, default=None),
+        "precision_ratio": max(precision, default=None),
+        "worst_module_ratio": max(worst, default=None),
+        "strict": all(bool(row.get("strict")) for row in rows),
+        "culprit": value["culprit"] if value["verdict"] != "pass" else None,
+        "environment_patches": value["environment_patches"],
+    }
+
+
+def _wait(run: Run) -> str:
+    if run.state == "cancelled":
+        return "Call run_component_parity again if the result is still needed."
+    return f"Call run_status with run_id={run.run_id} and wait_s=45 for the result."
+
+
+def _next_step(verdict: Verdict, culprit: Culprit | None, reasons: list[str], complete: bool) -> str:
+    if verdict == "pass":
+        if not complete:
+            return "Call run_component_parity without cases, seeds, dtypes or adapter: the gate asks for the full run."
+        return "Call gate_status to see what the gate still asks for, or go on with the next component of the plan."
+    if verdict in ("inconclusive", "error"):
+        return f"Repair the check, not the port ({reasons[0] if reasons else 'see findings'}), then call it again."
+    if culprit is not None:
+        place = f"{culprit.file}:{culprit.line}" + (f"-{culprit.end_line}" if culprit.end_line > culprit.line else "")
+        return f"Compare {place} with the official code, repair it, then call run_component_parity again."
+    return f"Look at the findings ({reasons[0] if reasons else 'see cases'}), repair, then call it again."
+
+
+SPEC = ToolSpec(
+    run_component_parity,
+    title="Compare port and official component",
+    read_only=False,
+    destructive=False,
+    idempotent=True,
+    open_world=False,
+)
