@@ -126,7 +126,7 @@ def load_adapter(path: Path) -> Adapter:
         raise ParityError(
             f"The adapter does not import: {type(error).__name__}.",
             seen=f"{path}: {error!s:.400} ({where})",
-            fix="Repair the adapter. Import one side's packages inside its load_ function: the other side may lack them.",
+            fix="Repair the adapter. Import a side's packages inside its load_ function: the other may lack them.",
         ) from error
     problems = []
     for name, parameters in _REQUIRED.items():
