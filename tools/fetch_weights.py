@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..port import hub
 from ..port.errors import PortError
@@ -16,41 +16,48 @@ from ..port.paths import check_text
 from ..port.records import PortRecord, WeightsRecord
 from ..port.weights import read_weights
 from ..port.weights_link import hub_folder, local_folder, place, weights_root
-from ..port.weights_report import ComponentFacts, DuplicateKey, FileFacts, Layout, UnsafeFile, WeightsReport
+from ..port.weights_report import ComponentFacts, DuplicateKey, Kind, Layout, UnsafeFile, WeightsReport
 from .base import ToolContext, ToolResult, ToolSpec
 
 _SHOWN = 40
-_FILES_SHOWN = 25
-_LONGEST_TEXT = 160
+_TEXTS_SHOWN = 20
+_LONGEST_TEXT = 120
+
+
+class Component(BaseModel):
+    """A component found in the weights."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    kind: Kind
+    class_name: str | None
+    files: int
+    tensors: int
+    parameters: int
+    dtypes: dict[str, int] = Field(description="Elements per dtype.")
+    bytes: int
 
 
 class FetchWeightsResult(ToolResult):
     """The weights that are now in the worktree; lists are cut, `details` has everything."""
 
-    path: str = Field(description="Absolute path in official_weights/.")
-    source: str = Field(description="Hub id, or absolute local path.")
-    revision: str | None = Field(description="Commit on the hub; null: local.")
+    path: str = Field(description="Absolute, in official_weights/.")
+    source: str = Field(description="Hub id or absolute path.")
+    revision: str | None = Field(description="Hub commit.")
     layout: Layout
     needs_conversion: bool
     why: str = Field(description="Why conversion is or is not needed.")
-    components: list[ComponentFacts] = Field(description="At most 40.")
-    component_count: int
-    files: list[FileFacts] = Field(description="Safetensors files, at most 25.")
-    file_count: int
-    tensors: int
-    parameters: int
-    bytes: int
-    digest: str = Field(description="SHA-256 over names, sizes and hashes of all safetensors files.")
-    missing: list[str] = Field(description="Files an index names that are absent.")
-    missing_count: int
+    components: list[Component]
+    files: dict[str, str] = Field(description="Safetensors files and their SHA-256.")
+    missing: list[str] = Field(description="Absent shards.")
     index_faults: list[str] = Field(description="Where index and headers disagree.")
-    index_fault_count: int
-    duplicates: list[DuplicateKey] = Field(description="Tensor names that several files hold.")
-    duplicate_count: int
-    unsafe_files: list[UnsafeFile] = Field(description="Pickle-like files; never opened.")
-    unsafe_count: int
-    custom_code: list[str] = Field(description="auto_map and .py files; not run.")
+    duplicates: list[str] = Field(description="Tensors that several files hold.")
+    unsafe_files: list[str] = Field(description="Pickle-like files; never opened.")
+    custom_code: list[str] = Field(description="Not run.")
     notes: list[str]
+    counts: dict[str, int] = Field(description="Totals, lists uncut: tensors, parameters, bytes, files...")
+    digest: str = Field(description="SHA-256 over all safetensors files.")
     details: str = Field(description="JSON file with everything.")
 
 
@@ -165,6 +172,10 @@ def _write_details(home: Path, record: PortRecord, weights: WeightsRecord, repor
 
 
 def _result(weights: WeightsRecord, report: WeightsReport, details: Path, notes: list[str]) -> FetchWeightsResult:
+    counts = {
+        name: len(getattr(report, name))
+        for name in ("components", "files", "missing", "index_faults", "duplicates", "unsafe_files", "custom_code")
+    }
     return FetchWeightsResult(
         path=weights.path,
         source=weights.source,
@@ -173,29 +184,23 @@ def _result(weights: WeightsRecord, report: WeightsReport, details: Path, notes:
         needs_conversion=report.needs_conversion,
         why=report.why,
         components=[_short(component) for component in report.components[:_SHOWN]],
-        component_count=len(report.components),
-        files=[file.model_copy(update={"path": _cut(file.path)}) for file in report.files[:_FILES_SHOWN]],
-        file_count=len(report.files),
-        tensors=report.tensors,
-        parameters=report.parameters,
-        bytes=report.bytes,
-        digest=report.digest,
+        files={_cut(file.path): file.sha256 for file in report.files[:_SHOWN]},
         missing=_texts(report.missing),
-        missing_count=len(report.missing),
         index_faults=_texts(report.index_faults),
-        index_fault_count=len(report.index_faults),
-        duplicates=[
-            item.model_copy(update={"key": _cut(item.key), "files": tuple(_texts(item.files)[:4])})
-            for item in report.duplicates[:10]
-        ],
-        duplicate_count=len(report.duplicates),
-        unsafe_files=[file.model_copy(update={"path": _cut(file.path)}) for file in report.unsafe_files[:20]],
-        unsafe_count=len(report.unsafe_files),
+        duplicates=_texts(tuple(_duplicate(item) for item in report.duplicates)),
+        unsafe_files=_texts(tuple(file.path for file in report.unsafe_files)),
         custom_code=_texts(report.custom_code),
         notes=_texts(tuple(notes)),
+        counts=counts | {"tensors": report.tensors, "parameters": report.parameters, "bytes": report.bytes},
+        digest=report.digest,
         details=str(details),
         next_step=_next_step(report),
     )
+
+
+def _duplicate(item: DuplicateKey) -> str:
+    index = f"; the index names {item.listed_in}" if item.listed_in else ""
+    return f"{item.key[:80]}: {', '.join(item.files)}{index}"
 
 
 def _next_step(report: WeightsReport) -> str:
@@ -206,13 +211,13 @@ def _next_step(report: WeightsReport) -> str:
     return "Call write_plan with the components to port, the DiT first."
 
 
-def _short(component: ComponentFacts) -> ComponentFacts:
-    names = {"name": _cut(component.name), "folder": _cut(component.folder)}
-    return component.model_copy(update=names | {"class_name": _cut(component.class_name or "") or None})
+def _short(component: ComponentFacts) -> Component:
+    facts = component.model_dump(exclude={"folder", "name", "class_name"})
+    return Component(name=_cut(component.name), class_name=_cut(component.class_name or "") or None, **facts)
 
 
 def _texts(items: tuple[str, ...]) -> list[str]:
-    return [_cut(item) for item in items[:20]]
+    return [_cut(item) for item in items[:_TEXTS_SHOWN]]
 
 
 def _cut(text: str) -> str:

@@ -82,8 +82,9 @@ def test_a_model_is_fetched_at_its_commit_and_described(context: ToolContext, po
     commit = hub.branches[MODEL, "main"]
     assert (result.source, result.revision, result.layout) == (MODEL, commit, "diffusers")
     assert (Path(result.path) / DIT).read_bytes() == model()[DIT]
-    assert (result.tensors, result.parameters) == (1, 100_000)
-    assert [(file.path, file.present) for file in result.unsafe_files] == [("old.pth", False)]
+    assert (result.counts["tensors"], result.counts["parameters"]) == (1, 100_000)
+    assert result.unsafe_files == ["old.pth"]
+    assert any("stayed on the hub" in note for note in result.notes)
     assert not (Path(result.path) / "old.pth").exists()
     assert hub.downloads("old.pth") == []
     known = context.ports.get(port_id).weights
@@ -142,7 +143,7 @@ def test_patterns_choose_files_and_the_rest_is_named(context: ToolContext, port_
 
 def test_a_pickle_comes_only_when_named_and_is_not_opened(context: ToolContext, port_id: str, hub: Any) -> None:
     result = fetch_weights(context, port_id, MODEL, allow_patterns=["*"])
-    assert [(file.path, file.present) for file in result.unsafe_files] == [("old.pth", True)]
+    assert result.unsafe_files == ["old.pth"]
     assert (Path(result.path) / "old.pth").is_file()
 
 
@@ -184,7 +185,7 @@ def test_content_that_is_not_what_the_hub_lists_is_refused_and_removed(
     assert name in caught.value.seen
     assert untouched(context, port_id)
     hub.swapped.clear()
-    assert fetch_weights(context, port_id, MODEL).tensors == 1
+    assert fetch_weights(context, port_id, MODEL).counts["tensors"] == 1
 
 
 def test_a_file_damaged_on_the_disk_is_found_and_fetched_anew(context: ToolContext, port_id: str, hub: Any) -> None:

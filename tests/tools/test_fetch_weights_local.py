@@ -87,8 +87,9 @@ def test_a_component_in_shards_is_linked_and_described(context: ToolContext, por
     (dit,) = result.components
     assert (dit.name, dit.kind, dit.class_name) == ("transformer", "dit", "WanTransformer3DModel")
     assert (dit.files, dit.tensors, dit.parameters, dit.dtypes) == (2, 3, 14, {"F16": 6, "F32": 8})
-    assert (result.tensors, result.parameters, result.missing, result.duplicates) == (3, 14, [], [])
-    assert result.bytes == sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert (result.counts["tensors"], result.counts["parameters"]) == (3, 14)
+    assert (result.missing, result.index_faults, result.duplicates, result.unsafe_files) == ([], [], [], [])
+    assert result.counts["bytes"] == sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     known = context.ports.get(port_id).weights
     assert known is not None
     assert (known.path, known.source, known.digest) == (str(link), str(folder), result.digest)
@@ -161,7 +162,7 @@ def test_a_single_file_is_a_source(context: ToolContext, port_id: str, folder: P
     save(folder / "wan.safetensors", "a")
     result = fetch_weights(context, port_id, str(folder / "wan.safetensors"))
     assert (Path(result.path) / "wan.safetensors").resolve() == folder / "wan.safetensors"
-    assert (result.layout, result.file_count) == ("single-file", 1)
+    assert (result.layout, list(result.files)) == ("single-file", ["wan.safetensors"])
 
 
 def test_an_absent_shard_is_named(context: ToolContext, port_id: str, folder: Path) -> None:
@@ -191,9 +192,12 @@ def test_a_tensor_in_two_files_is_named_with_what_the_index_says(
     save(folder / "extra.safetensors", "z")
     save(folder / "more.safetensors", "z")
     result = fetch_weights(context, port_id, str(folder))
-    listed = {item.key: item.listed_in for item in result.duplicates}
-    assert listed == {"a.weight": "diffusion_pytorch_model-00001-of-00002.safetensors", "z": None}
-    assert result.duplicate_count == 2
+    first, second = (f"diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    indexed, loose = sorted(result.duplicates)
+    assert indexed.startswith(f"a.weight: {first}, {second}"[:100])
+    assert loose == "z: extra.safetensors, more.safetensors"
+    known = json.loads(Path(result.details).read_text())["report"]["duplicates"]
+    assert {item["key"]: item["listed_in"] for item in known} == {"a.weight": first, "z": None}
 
 
 class Bomb:
@@ -215,7 +219,7 @@ def test_pickles_are_named_and_never_opened(context: ToolContext, port_id: str, 
     opened: list[str] = []
     sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
     result = fetch_weights(context, port_id, str(folder))
-    assert {Path(file.path).suffix for file in result.unsafe_files} == set(suffixes)
+    assert {Path(name).suffix for name in result.unsafe_files} == set(suffixes)
     assert any(name.endswith(".safetensors") for name in opened)  # the watch works
     assert not any(name.endswith(suffixes) for name in opened)
     assert not mark.exists()
@@ -236,7 +240,7 @@ def test_the_digest_follows_content_and_a_second_call_reads_nothing_again(
 ) -> None:
     component(folder)
     first = fetch_weights(context, port_id, str(folder))
-    shard = folder / first.files[0].path
+    shard = folder / next(iter(first.files))
     opened: list[tuple[str, int]] = []
     reads = _count_reads(context, port_id, folder, opened)
     assert reads == first.digest
@@ -396,11 +400,7 @@ def test_a_result_stays_small_for_a_monster_and_the_file_has_it_all(
         save(folder / name / "b.safetensors", "k" * 400)
         (folder / name / "c.pth").write_bytes(b"")
     result: FetchWeightsResult = fetch_weights(context, port_id, str(folder))
-    assert len(result.model_dump_json()) < 45_000
-    assert (result.component_count, result.file_count, result.duplicate_count, result.unsafe_count) == (
-        120,
-        240,
-        120,
-        120,
-    )
+    assert len(result.model_dump_json()) < 30_000
+    names = ("components", "files", "duplicates", "unsafe_files", "custom_code")
+    assert [result.counts[name] for name in names] == [120, 240, 120, 120, 120]
     assert len(json.loads(Path(result.details).read_text())["report"]["files"]) == 240
