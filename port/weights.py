@@ -191,19 +191,16 @@ def _check_indexes(
 ) -> None:
     """Note shards that are absent, tensors that are not where an index says, and names that several files hold."""
     listed: dict[str, str] = {}
-    for name, weight_map in indexes.items():
+    for weight_map in indexes.values():
         listed.update(weight_map)
         shards = set(weight_map.values())
         faults.missing += [_join(folder, shard) for shard in shards - set(members)]
         for key, shard in weight_map.items():
             if shard in members and key not in members[shard].tensors:
-                faults.index.append(f"{name}: {shard} does not hold {key[:120]}")
+                faults.index.append(f"{key[:60]}: not in {_join(folder, shard)}, though the index says so")
         for shard in sorted(shards & set(members)):
-            faults.index += [
-                f"{name} does not list {key[:120]} of {shard}"
-                for key in members[shard].tensors
-                if key not in weight_map
-            ]
+            unlisted = [key for key in members[shard].tensors if key not in weight_map]
+            faults.index += [f"{key[:60]}: in {_join(folder, shard)}, but not in the index" for key in unlisted]
     holders: dict[str, list[str]] = defaultdict(list)
     for name, header in members.items():
         for key in header.tensors:
