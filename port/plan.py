@@ -7,9 +7,7 @@ is evidence; the state of a step comes from what was measured, and a tick withou
 
 from __future__ import annotations
 
-import os
 import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from .errors import PortError
+from .files import replace_file
 from .paths import open_regular
 from .plan_markdown import close_open_blocks, find_anchors, section_heading, split_lines, split_units
 from .plan_merge import merge_plan
@@ -136,9 +135,9 @@ def write_plan_file(
             if before == (_read(path) if path.exists() else None):
                 break
         if after != before:
-            _replace(path, after)
+            replace_file(path, after)
         if base != generated:
-            _replace(base_path, generated.encode("utf-8"))
+            replace_file(base_path, generated.encode("utf-8"))
     states = step_states(steps_of(draft), ticked, evidence)
     return WrittenPlan(path, states, kept, removed, changed=after != before)
 
@@ -217,26 +216,3 @@ def _encode(text: str, before: bytes | None) -> bytes:
     if before is not None and before.count(b"\r\n") * 2 > before.count(b"\n"):
         text = text.replace("\n", "\r\n")
     return text.encode("utf-8", "surrogateescape")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put ``content`` in the place of ``path`` in one step, keeping its permissions."""
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(mode)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise PortError(
-            "The plan cannot be written.",
-            seen=f"{path}: {error.strerror}",
-            fix="Free disk space or make the folder writable, then call write_plan again. The old file is untouched.",
-        ) from error

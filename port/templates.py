@@ -18,7 +18,7 @@ def _environment() -> SandboxedEnvironment:
     from jinja2 import FileSystemLoader, StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
-    from .textsafe import bullet, fenced, inline_code, one_line, quoted
+    from .textsafe import bullet, cell, fenced, inline_code, one_line, quoted
 
     environment = SandboxedEnvironment(
         loader=FileSystemLoader(PROMPTS),
@@ -29,7 +29,7 @@ def _environment() -> SandboxedEnvironment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(code=inline_code, fenced=fenced, quoted=quoted, bullet=bullet, line=one_line)
+    environment.filters.update(code=inline_code, fenced=fenced, quoted=quoted, bullet=bullet, cell=cell, line=one_line)
     return environment
 
 

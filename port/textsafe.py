@@ -86,3 +86,16 @@ def bullet(text: str) -> str:
     """``text`` as the content of one list item; it cannot begin with a checkbox."""
     line = one_line(text)
     return f"\\{line}" if line.startswith("[") else line
+
+
+def cell(text: str) -> str:
+    """``text`` as one cell of a Markdown table: a line that neither splits the row nor opens markup."""
+    return re.sub(r"([\\|`*_<>\[\]~])", r"\\\1", one_line(text))
+
+
+_SECRETS = re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,}|(?<=://)[^/@\s]+(?=@)")
+
+
+def redact(text: str) -> str:
+    """``text`` with access tokens and the credentials of URLs replaced by ``(redacted)``."""
+    return _SECRETS.sub("(redacted)", text)

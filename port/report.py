@@ -1,0 +1,244 @@
+"""The report of a port: one HTML page that needs nothing else, and its Markdown twin for a pull request."""
+
+from __future__ import annotations
+
+import base64
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from .errors import PortError
+from .files import replace_file
+from .paths import open_regular
+from .templates import render
+from .textsafe import clean, redact
+
+MAX_PICTURE_BYTES = 4 * 1024 * 1024
+"""Largest picture that is embedded."""
+
+Verdict = Literal["pass", "fail", "investigate", "inconclusive", "error", "missing"]
+GateState = Literal["pass", "fail", "stale", "missing", "needs_approval"]
+
+_MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+
+class Row(BaseModel):
+    """Base of a report's parts: unknown fields are refused, texts lose secrets and invisible characters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _clean_texts(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return redact(clean(value))
+        if isinstance(value, (list, tuple)):
+            return tuple(redact(clean(item)) if isinstance(item, str) else item for item in value)
+        return value
+
+
+class Fact(Row):
+    """A line of the header: ``torch`` is ``2.13.0``."""
+
+    name: str
+    value: str
+
+
+class GateRow(Row):
+    """One item of the alignment gate."""
+
+    number: int = Field(ge=1)
+    item: str
+    state: GateState
+    evidence: tuple[str, ...] = Field(default=(), description="Run ids, approvals, files.")
+    why: str
+
+
+class Culprit(Row):
+    """Where a component begins to differ."""
+
+    module: str = Field(description="Module path in the port.")
+    official_module: str | None = None
+    kind: str = Field(description="What kind of difference, e.g. 'module' or 'glue'.")
+    file: str | None = Field(default=None, description="Relative to the worktree.")
+    line: int | None = None
+    why: str
+
+    @property
+    def place(self) -> str:
+        """``file:line``, or the module when the file is not known."""
+        if self.file is None:
+            return self.module
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+class ParityRow(Row):
+    """The last parity verdict of one component."""
+
+    component: str
+    verdict: Verdict
+    logic_ratio: float | None = Field(default=None, description="Worst over the cases; 1 is the reference's own error.")
+    precision_ratio: float | None = Field(default=None, description="The same in the production dtype; at most 2.")
+    strict: Literal["pass", "fail"] | None = Field(default=None, description="assert_close at 1e-4; decides nothing.")
+    cases: tuple[str, ...] = Field(default=(), description="Cases that were run.")
+    culprit: Culprit | None = None
+    run_id: str | None = None
+    fresh: bool = Field(default=True, description="Whether code, adapter, weights and environment are still the same.")
+
+    @model_validator(mode="after")
+    def _a_pass_was_measured(self) -> ParityRow:
+        """A verdict of pass with nothing behind it is a mistake of whoever filled the report."""
+        if self.verdict == "pass" and (self.logic_ratio is None or not math.isfinite(self.logic_ratio)):
+            raise ValueError(f"{self.component}: a pass needs a finite logic_ratio")
+        return self
+
+
+class MappingRow(Row):
+    """The last mapping proof of one component."""
+
+    component: str
+    verdict: Verdict
+    coverage: float | None = Field(default=None, ge=0, le=1, description="Share of official tensors that arrive.")
+    tensors: int | None = Field(default=None, ge=0, description="Official tensors.")
+    missing: int | None = Field(default=None, ge=0)
+    unexpected: int | None = Field(default=None, ge=0)
+    shape_mismatches: int | None = Field(default=None, ge=0)
+    collisions: int | None = Field(default=None, ge=0)
+    run_id: str | None = None
+
+
+class Picture(Row):
+    """A picture on disk that the page embeds."""
+
+    path: Path = Field(description="A PNG or JPEG file of at most MAX_PICTURE_BYTES.")
+    caption: str
+
+
+class SsimRow(Row):
+    """The last comparison of two videos."""
+
+    name: str
+    verdict: Verdict
+    metric: str
+    mean: float | None = None
+    minimum: float | None = None
+    worst_frame: int | None = Field(default=None, ge=0, description="Counted from 0.")
+    frames: int | None = Field(default=None, ge=0)
+    threshold: float | None = None
+    pictures: tuple[Picture, ...] = ()
+    run_id: str | None = None
+
+
+class RunRow(Row):
+    """One run, in the order in which they were started."""
+
+    run_id: str
+    tool: str
+    what: str = Field(default="", description="Component or file that it was about.")
+    state: str
+    verdict: Verdict | None = None
+    started_at: str | None = None
+    seconds: float | None = Field(default=None, ge=0)
+
+
+class StepRow(Row):
+    """A step of the plan with its state."""
+
+    id: str
+    title: str
+    state: Literal["todo", "in_progress", "claimed", "done"]
+
+
+class ReportData(Row):
+    """Everything that a report says. What a list does not hold is reported as absent, never as passed."""
+
+    model_name: str
+    goal: str = ""
+    gate: Literal["open", "closed"]
+    worktree: str
+    branch: str
+    base_commit: str
+    head_commit: str | None = None
+    plan_path: str | None = None
+    written_at: str = Field(description="ISO 8601.")
+    environment: tuple[Fact, ...] = ()
+    environment_patches: tuple[str, ...] = Field(default=(), description="Reported changes to the environment.")
+    items: tuple[GateRow, ...]
+    parity: tuple[ParityRow, ...] = ()
+    mapping: tuple[MappingRow, ...] = ()
+    ssim: tuple[SsimRow, ...] = ()
+    steps: tuple[StepRow, ...] = ()
+    runs: tuple[RunRow, ...] = ()
+    residual_risks: tuple[str, ...] = ()
+    not_measured: tuple[str, ...] = Field(default=(), description="Beyond the items that the gate calls missing.")
+
+    @model_validator(mode="after")
+    def _the_gate_agrees_with_its_items(self) -> ReportData:
+        if self.gate == "open" and (not self.items or any(row.state != "pass" for row in self.items)):
+            raise ValueError("the gate is said to be open, and not every item passes")
+        return self
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Everything that no tool has measured, gate items first."""
+        missing = [f"{row.item} ({row.why})" for row in self.items if row.state == "missing"]
+        return (*missing, *self.not_measured)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A measured number for a table; what was not measured and what is not finite is said in words."""
+    if value is None:
+        return "not measured"
+    if not math.isfinite(value):
+        return "not finite"
+    if value != 0 and not 0.001 <= abs(value) < 100_000:
+        return f"{value:.{max(digits - 1, 1)}e}"
+    return f"{value:,.{digits}f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def count(value: int | None) -> str:
+    """A count for a table, or that nobody counted."""
+    return "not measured" if value is None else f"{value:,}"
+
+
+def write_report(folder: Path, data: ReportData) -> tuple[Path, Path]:
+    """Write ``report.html`` and ``report.md`` into ``folder`` (made if absent) and return both paths.
+
+    The page loads nothing from anywhere: style and pictures stand inside. Each file is replaced in one step.
+
+    Raises:
+        PortError: A picture is absent, no PNG or JPEG, or too large; or the folder cannot be written.
+    """
+    pictures = {picture.path: _data_uri(picture.path) for row in data.ssim for picture in row.pictures}
+    values: dict[str, Any] = {"data": data, "number": number, "count": count, "passed": _passed(data)}
+    page = render("report.html.j2", **values, pictures=pictures)
+    twin = render("report.md.j2", **values)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PortError(
+            "The report's folder cannot be made.", seen=f"{folder}: {error.strerror}", fix="Name another folder."
+        ) from error
+    html, markdown = folder / "report.html", folder / "report.md"
+    replace_file(html, page.encode("utf-8"))
+    replace_file(markdown, twin.encode("utf-8"))
+    return html, markdown
+
+
+def _passed(data: ReportData) -> int:
+    return sum(row.state == "pass" for row in data.items)
+
+
+def _data_uri(path: Path) -> str:
+    with open_regular(path) as file:
+        content = file.read(MAX_PICTURE_BYTES + 1)
+    kind = next((kind for magic, kind in _MAGIC.items() if content.startswith(magic)), None)
+    if kind is None or len(content) > MAX_PICTURE_BYTES:
+        raise PortError(
+            "A picture of the report cannot be embedded.",
+            seen=f"{path}: {'no PNG or JPEG' if kind is None else f'more than {MAX_PICTURE_BYTES} bytes'}",
+            fix=f"Give a PNG or JPEG file of at most {MAX_PICTURE_BYTES} bytes.",
+        )
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

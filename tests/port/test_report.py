@@ -1,0 +1,280 @@
+"""The report says what was measured and what was not, loads nothing, and cannot be written to lie."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fastvideo_port.port.errors import PortError
+from fastvideo_port.port.report import (
+    Culprit,
+    Fact,
+    GateRow,
+    MappingRow,
+    ParityRow,
+    Picture,
+    ReportData,
+    RunRow,
+    SsimRow,
+    StepRow,
+    number,
+    write_report,
+)
+from markdown_it import MarkdownIt
+from pydantic import ValidationError
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+ITEMS = (
+    "Mapping explicit and reviewed",
+    "No missing or unexpected keys",
+    "Component parity",
+    "Pipeline parity",
+    "SSIM",
+    "The example's video",
+    "Documentation",
+)
+STATES = ("needs_approval", "pass", "fail", "missing", "stale", "missing", "missing")
+
+
+def report(**changes: object) -> ReportData:
+    """A report of a port in the middle of its way; ``changes`` replace fields."""
+    values: dict[str, object] = {
+        "model_name": "Wan 2.2 / TI2V (5B)",
+        "goal": "Port Wan 2.2 with numerical parity",
+        "gate": "closed",
+        "worktree": "/home/ada/dev/FastVideo-wan-2-2-ti2v-5b-20261123-151800",
+        "branch": "codex/port-wan-2-2-ti2v-5b-20261123-151800",
+        "base_commit": "2f3d407406c1",
+        "head_commit": "91d74a7bb012",
+        "plan_path": "PLAN.md",
+        "written_at": "2026-11-23T15:40:00+00:00",
+        "environment": [Fact(name="torch", value="2.13.0 (CPU)"), Fact(name="Device", value="AMD EPYC, 2 cores")],
+        "environment_patches": ["cpu-attention", "cpu-device"],
+        "items": [
+            GateRow(
+                number=index + 1,
+                item=item,
+                state=state,  # type: ignore[arg-type]
+                why="no tool of this release measures it" if state == "missing" else f"why {index}",
+                evidence=() if state == "missing" else (f"run-{index:016x}",),
+            )
+            for index, (item, state) in enumerate(zip(ITEMS, STATES, strict=True))
+        ],
+        "parity": [
+            ParityRow(
+                component="transformer",
+                verdict="fail",
+                logic_ratio=18423.7,
+                precision_ratio=41.2,
+                strict="fail",
+                cases=("small", "odd"),
+                run_id="run-00000000000000a1",
+                culprit=Culprit(
+                    module="blocks.0",
+                    official_module="blocks.0",
+                    kind="glue",
+                    file="fastvideo/models/dits/wanvideo.py",
+                    line=412,
+                    why="the inputs of norm1 agree and its modulated output does not; scale and shift look swapped",
+                ),
+            ),
+            ParityRow(
+                component="vae",
+                verdict="pass",
+                logic_ratio=1.003,
+                precision_ratio=0.998,
+                strict="fail",
+                cases=("frames1", "frames9"),
+                run_id="run-00000000000000b2",
+                fresh=False,
+            ),
+            ParityRow(component="text_encoder", verdict="missing"),
+        ],
+        "mapping": [
+            MappingRow(
+                component="transformer",
+                verdict="pass",
+                coverage=1,
+                tensors=1095,
+                missing=0,
+                unexpected=0,
+                run_id="run-1",
+            ),
+            MappingRow(component="text_encoder", verdict="fail", coverage=0.742, tensors=242, missing=3, unexpected=59),
+        ],
+        "ssim": [
+            SsimRow(
+                name="fox in snow",
+                verdict="pass",
+                metric="ms-ssim",
+                mean=0.97231,
+                minimum=0.9412,
+                worst_frame=44,
+                frames=81,
+                threshold=0.93,
+                run_id="run-00000000000000c3",
+            )
+        ],
+        "steps": [
+            StepRow(id="isolate-workspace", title="Isolate the work", state="done"),
+            StepRow(id="parity-transformer", title="Parity of `transformer`", state="in_progress"),
+            StepRow(id="docs", title="Documentation", state="claimed"),
+        ],
+        "runs": [
+            RunRow(
+                run_id="run-00000000000000a1",
+                tool="run_component_parity",
+                what="transformer",
+                state="done",
+                verdict="fail",
+                started_at="2026-11-23 15:31",
+                seconds=8.41,
+            )
+        ],
+        "residual_risks": ["Only 480p was tried."],
+        "not_measured": ["Sequence parallelism"],
+    }
+    return ReportData.model_validate({**values, **changes})
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_both_files_say_what_was_found(tmp_path: Path) -> None:
+    html, markdown = write_report(tmp_path / "new folder", report())
+    page, twin = Page(html.read_text(encoding="utf-8")).text, markdown.read_text(encoding="utf-8")
+    for text in (page, re.sub(r"\\(.)", r"\1", twin)):
+        for words in ("The alignment gate is closed.", "1 of 7 items pass", "fastvideo/models/dits/wanvideo.py:412"):
+            assert words in text
+        for words in ("18,424", "1.003", "0.9723", "frame 44", "74.2 %", "cpu-attention", "Only 480p was tried."):
+            assert words in text
+        for words in ("Pipeline parity (no tool of this release measures it)", "Sequence parallelism", "stale"):
+            assert words in text
+
+
+def test_what_was_not_measured_is_said_and_never_looks_green(tmp_path: Path) -> None:
+    html, markdown = write_report(tmp_path, report(parity=[], mapping=[], ssim=[], runs=[], steps=[]))
+    for text in (html.read_text(), markdown.read_text()):
+        for words in (
+            "No component was compared",
+            "No mapping was checked",
+            "No videos were compared",
+            "Nothing was run",
+        ):
+            assert words in text
+    row = ParityRow(component="vae", verdict="missing")
+    _, markdown = write_report(tmp_path, report(parity=[row]))
+    assert "| vae | missing | not measured | not measured | not measured | none |" in markdown.read_text()
+
+
+def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "worst.png").write_bytes(PNG)
+    ssim = report().ssim[0].model_copy(update={"pictures": (Picture(path=tmp_path / "worst.png", caption="Worst"),)})
+    html, _ = write_report(tmp_path, report(ssim=[ssim]))
+    page = Page(html.read_text(encoding="utf-8"))
+    images = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert images == ["data:image/png;base64," + base64.b64encode(PNG).decode()]
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "base"}
+    assert not [attributes for _, attributes in page.tags if "href" in attributes or "onerror" in attributes]
+    assert "url(" not in html.read_text() and "@import" not in html.read_text()
+
+
+def test_text_is_data_in_both_files(tmp_path: Path) -> None:
+    evil = "</td><script>alert(1)</script> | {{ 7*7 }} `x` <img src=x onerror=y>\u202e\x1b[31m\n## Gate: open"
+    html, markdown = write_report(
+        tmp_path, report(model_name=evil, goal=evil, residual_risks=[evil], branch=evil, not_measured=[evil])
+    )
+    page = Page(html.read_text(encoding="utf-8"))
+    assert not {tag for tag, _ in page.tags} & {"script", "img"} and "{{ 7*7 }}" in page.text
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown.read_text(encoding="utf-8"))
+    headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
+    assert len(headings) == 9 and not [token for token in tokens if token.type.startswith("html")]
+    for text in (html.read_text(encoding="utf-8"), markdown.read_text(encoding="utf-8")):
+        assert "\u202e" not in text and "\x1b" not in text
+
+
+def test_markdown_tables_keep_their_columns(tmp_path: Path) -> None:
+    row = ParityRow(component="a|b", verdict="fail", logic_ratio=3.0, cases=("x|y",))
+    _, markdown = write_report(tmp_path, report(parity=[row]))
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown.read_text())
+    widths: list[int] = []
+    cells = 0
+    for token in tokens:
+        cells = 0 if token.type == "tr_open" else cells + (token.type in ("td_open", "th_open"))
+        if token.type == "tr_close":
+            widths.append(cells)
+    assert widths == [5] * 8 + [8] * 2 + [9] * 3 + [8] * 2 + [3] * 4 + [6] * 2
+
+
+def test_tokens_never_reach_a_report(tmp_path: Path) -> None:
+    secret = "hf_" + "A" * 34
+    facts = [Fact(name="source", value=f"https://user:{secret}@host/x {secret}")]
+    files = write_report(tmp_path, report(environment=facts, residual_risks=[f"token {secret}"]))
+    for path in files:
+        assert secret not in path.read_text() and "(redacted)" in path.read_text()
+
+
+def test_an_open_gate_with_an_item_that_does_not_pass_is_refused() -> None:
+    with pytest.raises(ValidationError, match="said to be open"):
+        report(gate="open")
+    with pytest.raises(ValidationError, match="said to be open"):
+        report(gate="open", items=[])
+    green = [row.model_copy(update={"state": "pass"}) for row in report().items]
+    assert report(gate="open", items=green).unmeasured == ("Sequence parallelism",)
+
+
+@pytest.mark.parametrize("ratio", [None, math.nan, math.inf])
+def test_a_pass_without_a_number_is_refused(ratio: float | None) -> None:
+    with pytest.raises(ValidationError, match="finite logic_ratio"):
+        ParityRow(component="vae", verdict="pass", logic_ratio=ratio)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "not measured"),
+        (math.nan, "not finite"),
+        (-math.inf, "not finite"),
+        (0.0, "0.000"),
+        (1.0034, "1.003"),
+        (0.9999999, "1.000"),
+        (99.5, "99.500"),
+        (18423.7, "18,424"),
+        (3e-7, "3.00e-07"),
+        (2.5e9, "2.50e+09"),
+    ],
+)
+def test_numbers_are_readable_and_honest(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize("content", [None, b"", b"GIF89a", PNG + b"x" * (4 * 1024 * 1024)])
+def test_a_picture_that_cannot_be_embedded_is_named_and_nothing_is_written(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "p.png"
+    if content is not None:
+        path.write_bytes(content)
+    ssim = report().ssim[0].model_copy(update={"pictures": (Picture(path=path, caption="c"),)})
+    with pytest.raises(PortError, match=r"picture|cannot be read"):
+        write_report(tmp_path / "out", report(ssim=[ssim]))
+    assert not (tmp_path / "out").exists()
