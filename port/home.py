@@ -21,7 +21,7 @@ def state_home() -> Path:
     override = os.environ.get(VARIABLE)
     home = Path(override).expanduser() if override else platformdirs.user_state_path("fastvideo-port", appauthor=False)
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise PortError(
             "The state folder cannot be made.",
