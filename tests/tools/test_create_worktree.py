@@ -391,3 +391,16 @@ def test_patches_are_recorded_and_unknown_ones_named(context: ToolContext) -> No
 def test_a_name_that_shows_nothing_or_never_ends_is_refused(context: ToolContext, name: str) -> None:
     with pytest.raises(PortError, match=r"no name|too long"):
         create_worktree(context, name, python=sys.executable)
+
+
+def test_an_interpreter_that_never_answers_is_given_up(
+    context: ToolContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastvideo_port.port.interpreters.LIMIT_S", 0.3)
+    with pytest.raises(PortError, match="did not answer"):
+        create_worktree(context, "Wan", python=answer("#!/bin/sh\nexec sleep 30\n")(tmp_path))
+
+
+def test_giving_both_a_repository_and_a_url_is_refused(context: ToolContext, fastvideo: Path) -> None:
+    with pytest.raises(PortError, match="Both fastvideo_repo and clone_url"):
+        create_worktree(context, "Wan", fastvideo_repo=str(fastvideo), clone_url=str(fastvideo), python=sys.executable)
