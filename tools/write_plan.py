@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..port.errors import PortError
+from ..port.ledger import Ledger
 from ..port.plan import PlanStep, write_plan_file
+from ..port.plan_evidence import Evidence, evidence_of
 from ..port.plan_steps import (
     MAX_NOTES,
     Kind,
@@ -118,25 +120,10 @@ def _short(kept: list[str]) -> list[str]:
     return kept if rest <= 0 else [*kept[:_SHOWN], f"and {rest} more"]
 
 
-def _evidence(
-    ctx: ToolContext, record: PortRecord, components: tuple[ComponentRecord, ...]
-) -> dict[str, Literal["in_progress", "done"]]:
-    """What is known without asking the plan: the record, the adapters on disk, the runs that were started."""
-    evidence: dict[str, Literal["in_progress", "done"]] = {"isolate-workspace": "done"}
-    if record.weights:
-        evidence["fetch-weights"] = "done"
-    for item in components:
-        if (Path(record.worktree) / item.adapter).is_file():
-            evidence[f"adapter-{item.name}"] = "in_progress"
-    milestones = {"check_mapping": "mapping", "run_component_parity": "parity"}
-    names = {item.name for item in components}
-    for run in ctx.runs.list(record.port_id):
-        component = run.arguments.get("component")
-        if run.tool == "run_ssim":
-            evidence["ssim"] = "in_progress"
-        elif run.tool in milestones and component in names:
-            evidence[f"{milestones[run.tool]}-{component}"] = "in_progress"
-    return evidence
+def _evidence(ctx: ToolContext, record: PortRecord, components: tuple[ComponentRecord, ...]) -> Evidence:
+    planned = record.model_copy(update={"components": list(components)})
+    started = {(run.tool, run.arguments.get("component")) for run in ctx.runs.list(record.port_id)}
+    return evidence_of(planned, Ledger(ctx.home).entries(record.port_id), started)
 
 
 def _next_step(record: PortRecord) -> str:
