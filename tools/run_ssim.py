@@ -1,0 +1,268 @@
+"""run_ssim: do the port's videos look like the reference's, frame by frame?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..port.errors import PortError
+from ..port.paths import check_kind, check_text, resolve_inside
+from ..port.textsafe import clean
+from ..runs.models import Run, RunState
+from ._runs import require_value, start_and_wait
+from .base import ToolContext, ToolResult, ToolSpec
+
+Metric = Literal["ms_ssim", "ssim", "ssim_gaussian"]
+Verdict = Literal["pass", "fail", "investigate", "inconclusive"]
+
+_MOST_FINDINGS = 30
+
+
+class VideoFacts(BaseModel):
+    """One side, decoded to its end."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    path: str
+    frames: int
+    width: int
+    height: int
+    fps: float | None
+    duration_s: float | None
+    codec: str | None
+    pixel_format: str | None
+    variable_frame_rate: bool
+    sha256: str
+
+
+class SsimFinding(BaseModel):
+    """Something seen in the comparison."""
+
+    code: str
+    effect: Literal["fail", "inconclusive", "investigate", "note"] = Field(description="On the verdict.")
+    message: str
+
+
+class FrameScore(BaseModel):
+    """A frame and its score."""
+
+    index: int
+    score: float | None
+
+
+class PictureFile(BaseModel):
+    """A picture of the run."""
+
+    uri: str
+    path: str
+
+
+class RunSsimResult(ToolResult):
+    """Verdict on a video against its reference."""
+
+    run_id: str = Field(description="The run.")
+    state: RunState = Field(description="running: call run_status.")
+    verdict: Verdict | None = Field(description="None while running.")
+    metric: Metric = Field(description="Per-frame metric.")
+    threshold: float = Field(description="Least mean for a pass.")
+    min_threshold: float | None = Field(description="Least score of every frame for a pass.")
+    mean: float | None = Field(default=None, description="Over all compared frames.")
+    min: float | None = Field(default=None, description="Worst frame's score.")
+    max: float | None = Field(default=None, description="Best frame's score.")
+    worst_frame: int | None = Field(default=None, description="Its index, from 0.")
+    frames_compared: int = Field(default=0, description="Frames scored.")
+    reference: VideoFacts | None = Field(default=None, description="The reference.")
+    candidate: VideoFacts | None = Field(default=None, description="The candidate.")
+    findings: list[SsimFinding] = Field(default_factory=list, description="What decided the verdict, and notes.")
+    worst_frames: list[FrameScore] = Field(default_factory=list, description="Three worst, the worst first.")
+    pictures: list[PictureFile] = Field(
+        default_factory=list, description="Score plot and worst frames; see show_picture."
+    )
+    scores_path: str | None = Field(default=None, description="JSON of all scores; a CSV lies beside it.")
+
+
+def run_ssim(
+    ctx: ToolContext,
+    port_id: Annotated[str, Field(description="The port.")],
+    reference: Annotated[
+        str, Field(description="Official video, picture or frame folder; relative to the worktree, or absolute.")
+    ],
+    candidate: Annotated[str, Field(description="The port's video, picture or frame folder, inside the worktree.")],
+    metric: Annotated[
+        Metric, Field(description="ms_ssim (default, FastVideo's; short side > 160), ssim or ssim_gaussian.")
+    ] = "ms_ssim",
+    threshold: Annotated[float, Field(description="Least mean: above 0, at most 1; default 0.93.")] = 0.93,
+    min_threshold: Annotated[
+        float | None, Field(description="Least score of any frame: 0 to 1; default threshold - 0.1.")
+    ] = None,
+    device: Annotated[str | None, Field(description="cpu or cuda; default: the GPU if there is one.")] = None,
+    wait_s: Annotated[float, Field(description="Wait for the end: 0 to 45 s, default 45.")] = 45,
+) -> RunSsimResult:
+    """Compare the port's video with the official one frame by frame (SSIM, MS-SSIM quality check). Unequal frame counts
+    or sizes fail; stale, identical, black or static videos prove nothing. Gives scores, worst frames, plot, verdict."""
+    port = ctx.ports.get(port_id)
+    _check_numbers(threshold, min_threshold)
+    worktree = Path(port.worktree)
+    arguments = {
+        "reference": reference,
+        "candidate": candidate,
+        "metric": metric,
+        "threshold": threshold,
+        "min_threshold": min_threshold,
+        "device": device,
+    }
+    absolute = Path(check_text(reference, "reference")).is_absolute()
+    reference_path = Path(reference) if absolute else resolve_inside(worktree, reference, name="reference")
+    check_kind(reference_path, "any", name="reference")
+    spec: dict[str, Any] = {
+        **arguments,
+        "reference": str(reference_path),
+        "reference_root": None if absolute else str(worktree.resolve()),
+        "candidate": str(resolve_inside(worktree, candidate, name="candidate")),
+        "candidate_root": str(worktree.resolve()),
+        "not_before": datetime.fromisoformat(port.created_at).timestamp(),
+        "code_changed": _newest_source(worktree),
+        "devices": [device] if device else _default_devices(),
+    }
+    run = start_and_wait(
+        ctx,
+        port=port,
+        tool="run_ssim",
+        arguments=arguments,
+        job="ssim",
+        spec=spec,
+        wait_s=wait_s,
+        # The server's own interpreter: FastVideo's environment may lack PyAV. Its folder is not the worktree, whose
+        # modules would otherwise come before ours.
+        python=sys.executable,
+        cwd=ctx.home,
+    )
+    if run.finished:
+        return finish(ctx, run)
+    return RunSsimResult(
+        run_id=run.run_id,
+        state=run.state,
+        verdict=None,
+        metric=metric,
+        threshold=threshold,
+        min_threshold=min_threshold,
+        next_step=f"Call run_status with run_id={run.run_id} and wait_s=45 for the verdict.",
+    )
+
+
+def finish(ctx: ToolContext, run: Run) -> RunSsimResult:
+    """The result of a finished run; its entry in the ledger is made once.
+
+    Raises:
+        PortError: The run has no value: it failed, crashed or was cancelled.
+    """
+    value = require_value(ctx, run)
+    files = ctx.runs.folder(run.run_id) / "files"
+    result = RunSsimResult(
+        run_id=run.run_id,
+        state=run.state,
+        verdict=value["verdict"],
+        metric=value["metric"],
+        threshold=value["threshold"],
+        min_threshold=value["min_threshold"],
+        mean=value["mean"],
+        min=value["min"],
+        max=value["max"],
+        worst_frame=value["worst_frame"],
+        frames_compared=value["frames_compared"],
+        reference=VideoFacts.model_validate(value["reference"]),
+        candidate=VideoFacts.model_validate(value["candidate"]),
+        findings=[
+            SsimFinding(code=item["code"], effect=item["effect"], message=clean(item["message"])[:400])
+            for item in value["findings"][:_MOST_FINDINGS]
+        ],
+        worst_frames=[FrameScore.model_validate(item) for item in value["worst_frames"]],
+        pictures=[
+            PictureFile(uri=f"run://{run.run_id}/files/{name}", path=str(files / name)) for name in value["pictures"]
+        ],
+        scores_path=next((str(files / name) for name in value["scores_files"] if name.endswith(".json")), None),
+        next_step=_next_step(value),
+    )
+    _record(ctx, run, value)
+    return result
+
+
+def _record(ctx: ToolContext, run: Run, value: dict[str, Any]) -> None:
+    """Append the evidence to the ledger; appending a run again changes nothing."""
+    from ..port.ledger import Ledger
+
+    summary = {
+        name: value[name]
+        for name in (
+            "metric", "threshold", "min_threshold", "mean", "min", "max", "worst_frame", "frames_compared", "device",
+        )
+    }  # fmt: skip
+    for side in ("reference", "candidate"):
+        summary[side] = {name: value[side][name] for name in ("path", "frames", "width", "height", "fps")}
+    summary["findings"] = [{"code": item["code"], "effect": item["effect"]} for item in value["findings"]]
+    Ledger(ctx.home).append(
+        port_id=run.port_id or "",
+        kind="ssim",
+        verdict=value["verdict"],
+        run_id=run.run_id,
+        summary=summary,
+        depends_on={side: value[side]["sha256"] for side in ("reference", "candidate")},
+    )
+
+
+def _next_step(value: dict[str, Any]) -> str:
+    codes = {item["code"]: item["effect"] for item in value["findings"]}
+    if value["verdict"] == "pass":
+        return "Call gate_status to see what the gate still lacks."
+    if "frame-count" in codes or "frame-size" in codes:
+        return "Generate the candidate with the reference's frame count and size, then call run_ssim again."
+    if value["verdict"] == "fail":
+        return "Look at worst_frames.png with show_picture, then call run_component_parity to find the cause."
+    if "same-file" in codes:
+        return "Give the video that the port itself generated as candidate, then call run_ssim again."
+    if "stale-candidate" in codes or "code-changed-since" in codes:
+        return "Generate the candidate again with the present code, then call run_ssim again."
+    return "Read the findings, remove their cause or show them to a person, then call run_ssim again."
+
+
+def _check_numbers(threshold: float, min_threshold: float | None) -> None:
+    # `not (a < b)` also holds for NaN.
+    if not 0 < threshold <= 1:
+        raise PortError(
+            "The threshold is out of range.", seen=f"threshold={threshold}", fix="Give a number above 0, at most 1."
+        )
+    if min_threshold is not None and not 0 <= min_threshold <= 1:
+        raise PortError(
+            "The floor of the single frame is out of range.",
+            seen=f"min_threshold={min_threshold}",
+            fix="Give a number from 0 to 1, or leave it out for threshold - 0.1.",
+        )
+
+
+def _newest_source(worktree: Path) -> dict[str, Any] | None:
+    """The Python file below ``fastvideo/`` that was changed last, and when; links are not followed."""
+    newest: tuple[float, str] | None = None
+    for folder, folders, names in os.walk(worktree / "fastvideo"):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in names:
+            if name.endswith(".py"):
+                path = Path(folder) / name
+                found = path.lstat()
+                if newest is None or found.st_mtime > newest[0]:
+                    newest = (found.st_mtime, str(path.relative_to(worktree)))
+    return {"at": newest[0], "path": newest[1]} if newest else None
+
+
+def _default_devices() -> list[str]:
+    """What to lease when no device is named: the first GPU if this machine has one. Asking torch would import it."""
+    return ["cuda:0"] if Path("/dev/nvidiactl").exists() else []
+
+
+SPEC = ToolSpec(
+    run_ssim, title="Compare videos (SSIM)", read_only=False, destructive=False, idempotent=True, open_world=False
+)
