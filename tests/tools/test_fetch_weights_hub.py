@@ -29,7 +29,8 @@ hub_server = importlib.util.module_from_spec(_spec)
 sys.modules["hub_server"] = hub_server
 _spec.loader.exec_module(hub_server)
 
-TOKEN = "hf_SecretSecretSecret"
+TOKEN = "a-secret-of-any-form-1234"
+OTHER_TOKEN = "hf_SecretSecretSecret"
 MODEL = "Wan-AI/Wan2.1-T2V"
 
 
@@ -290,12 +291,13 @@ def test_a_hub_that_echoes_the_token_is_not_repeated(
     monkeypatch.setattr(
         hub_server._Handler,
         "_fail",
-        lambda self, status, code, text: handler_fail(self, status, code, f"{text} {TOKEN}"),
+        lambda self, status, code, text: handler_fail(self, status, code, f"{text} {TOKEN} {OTHER_TOKEN}"),
     )
     with pytest.raises(PortError) as caught:
         fetch_weights(context, port_id, "Wan-AI/None")
     assert "[token]" in caught.value.seen
     assert TOKEN not in str(caught.value)
+    assert OTHER_TOKEN not in str(caught.value)
 
 
 def test_a_local_folder_of_the_same_name_is_taken_instead(context: ToolContext, port_id: str, hub: Any) -> None:
