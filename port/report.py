@@ -80,6 +80,7 @@ class ParityRow(Row):
     component: str
     verdict: Verdict
     logic_ratio: float | None = Field(default=None, description="Worst over the cases; 1 is the reference's own error.")
+    boundary_ratio: float | None = Field(default=None, description="Logic at the worst pair of modules.")
     precision_ratio: float | None = Field(default=None, description="The same in the production dtype; at most 2.")
     strict: Literal["pass", "fail"] | None = Field(default=None, description="assert_close at 1e-4; decides nothing.")
     cases: tuple[str, ...] = Field(default=(), description="Cases that were run.")
@@ -107,6 +108,7 @@ class MappingRow(Row):
     shape_mismatches: int | None = Field(default=None, ge=0)
     collisions: int | None = Field(default=None, ge=0)
     run_id: str | None = None
+    fresh: bool = True
 
 
 class Picture(Row):
@@ -129,6 +131,7 @@ class SsimRow(Row):
     threshold: float | None = None
     pictures: tuple[Picture, ...] = ()
     run_id: str | None = None
+    fresh: bool = True
 
 
 class RunRow(Row):

@@ -1,0 +1,158 @@
+"""What a port's report says, gathered from its record and its ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .freshness import what_changed
+from .gate import gate, is_open
+from .ledger import Entry
+from .plan_steps import has_weights
+from .records import ComponentRecord, PortRecord, now
+from .report import Culprit, Fact, GateRow, MappingRow, ParityRow, Picture, ReportData, RunRow, SsimRow, StepRow
+
+
+def report_of(
+    port: PortRecord,
+    entries: list[Entry],
+    runs: Sequence[RunRow] = (),
+    *,
+    head_commit: str | None = None,
+    steps: Sequence[StepRow] = (),
+    environment: Sequence[Fact] = (),
+    pictures: Mapping[str, Sequence[Picture]] | None = None,
+    residual_risks: Sequence[str] = (),
+    not_measured: Sequence[str] = (),
+) -> ReportData:
+    """The report of ``port`` as it stands now.
+
+    Args:
+        port: Its record.
+        entries: Its verified ledger entries, oldest first.
+        runs: Its runs, oldest first; verdicts are filled in from the ledger.
+        head_commit: Commit that the worktree stands at.
+        steps: The plan's steps with their states.
+        environment: Facts such as versions and device, beside those of the record.
+        pictures: For a run's id, the pictures to embed.
+        residual_risks, not_measured: Sentences that stand in the report beside what is derived from the gate.
+    """
+    items = gate(port, entries)
+    verdicts = {entry.run_id: entry.verdict for entry in entries}
+    return ReportData(
+        model_name=port.model_name,
+        goal=port.goal,
+        gate="open" if is_open(items) else "closed",
+        worktree=port.worktree,
+        branch=port.branch,
+        base_commit=port.base_commit,
+        head_commit=head_commit,
+        plan_path=port.plan_path,
+        written_at=now(),
+        environment=(*_facts(port), *environment),
+        environment_patches=tuple(port.environment_patches),
+        items=tuple(
+            GateRow(number=place, item=item.title, state=item.state, evidence=tuple(item.evidence), why=item.why)
+            for place, item in enumerate(items, start=1)
+        ),
+        parity=tuple(_parity(port, item, entries) for item in port.components),
+        mapping=tuple(_mapping(port, item, entries) for item in port.components if has_weights(item)),
+        ssim=_ssim(port, entries, pictures or {}),
+        steps=tuple(steps),
+        runs=tuple(run.model_copy(update={"verdict": verdicts.get(run.run_id, run.verdict)}) for run in runs),
+        residual_risks=tuple(residual_risks),
+        not_measured=tuple(not_measured),
+    )
+
+
+def _facts(port: PortRecord) -> list[Fact]:
+    facts = [Fact(name="Interpreter", value=port.python)]
+    if port.official_python and port.official_python != port.python:
+        facts.append(Fact(name="Official interpreter", value=port.official_python))
+    if port.weights:
+        revision = f" at {port.weights.revision}" if port.weights.revision else ""
+        facts.append(Fact(name="Weights", value=f"{port.weights.source}{revision}, sha256 {port.weights.digest[:16]}"))
+    return facts
+
+
+def _latest(entries: list[Entry], kind: str, component: str | None) -> Entry | None:
+    return next((e for e in reversed(entries) if e.kind == kind and e.component == component), None)
+
+
+def _parity(port: PortRecord, item: ComponentRecord, entries: list[Entry]) -> ParityRow:
+    entry = _latest(entries, "component_parity", item.name)
+    if entry is None:
+        return ParityRow(component=item.name, verdict="missing")
+    found = entry.summary
+    strict = found.get("strict")
+    inputs = f"{found.get('cases', 0)} inputs" + ("" if entry.complete else ", a chosen part")
+    return ParityRow(
+        component=item.name,
+        verdict=entry.verdict,
+        logic_ratio=found.get("logic_ratio"),
+        boundary_ratio=found.get("worst_module_ratio"),
+        precision_ratio=found.get("precision_ratio"),
+        strict=None if strict is None else "pass" if strict else "fail",
+        cases=(inputs,),
+        culprit=_culprit(found.get("culprit"), Path(port.worktree)),
+        run_id=entry.run_id,
+        fresh=not what_changed(entry, port),
+    )
+
+
+def _culprit(found: dict[str, Any] | None, worktree: Path) -> Culprit | None:
+    if not found:
+        return None
+    file = found.get("file")
+    if file and Path(file).is_relative_to(worktree):
+        file = Path(file).relative_to(worktree).as_posix()
+    return Culprit(
+        module=found.get("module") or "the component itself",
+        official_module=found.get("official_module") or None,
+        kind=found.get("kind", "module"),
+        file=file,
+        line=found.get("line"),
+        why=found.get("why", ""),
+    )
+
+
+def _mapping(port: PortRecord, item: ComponentRecord, entries: list[Entry]) -> MappingRow:
+    entry = _latest(entries, "check_mapping", item.name)
+    if entry is None:
+        return MappingRow(component=item.name, verdict="missing")
+    arrived, total = entry.summary["tensors"]
+    counts = {
+        name: entry.summary.get(name) for name in ("missing", "unexpected", "shape_mismatches", "collisions")
+    }  # fmt: skip
+    return MappingRow(
+        component=item.name,
+        verdict=entry.verdict,
+        coverage=arrived / total if total else None,
+        tensors=total,
+        run_id=entry.run_id,
+        fresh=not what_changed(entry, port),
+        **counts,
+    )
+
+
+def _ssim(port: PortRecord, entries: list[Entry], pictures: Mapping[str, Sequence[Picture]]) -> tuple[SsimRow, ...]:
+    entry = _latest(entries, "ssim", None)
+    if entry is None:
+        return ()
+    found = entry.summary
+    return (
+        SsimRow(
+            name=Path(found["candidate"]["path"]).name,
+            verdict=entry.verdict,
+            metric=found["metric"],
+            mean=found["mean"],
+            minimum=found["min"],
+            worst_frame=found["worst_frame"],
+            frames=found["frames_compared"],
+            threshold=found["threshold"],
+            pictures=tuple(pictures.get(entry.run_id, ())),
+            run_id=entry.run_id,
+            fresh=not what_changed(entry, port),
+        ),
+    )
