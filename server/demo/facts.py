@@ -45,32 +45,37 @@ def _plan(result: Mapping[str, Any]) -> Facts:
 
 
 def _mapping(result: Mapping[str, Any]) -> Facts:
-    counts = {
-        name: len(result[name]) for name in ("missing", "unexpected", "shape_mismatches", "collisions", "suspects")
-    }
+    found = result["coverage"]
+    counts = result["counts"]
+    kinds = ("missing", "unexpected", "shape_mismatches", "collisions", "suspects")
     return {
-        "coverage": _share(result["coverage"]),
-        "differences": ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()),
+        "proven by value": (
+            f"{found['tensors']} of {found['tensors_total']} tensors, "
+            f"{found['parameters']:,} of {found['parameters_total']:,} parameters"
+        ),
+        "differences": ", ".join(f"{kind.replace('_', ' ')} {counts[kind]}" for kind in kinds),
     }
 
 
 def _parity(result: Mapping[str, Any]) -> Facts:
-    facts = {}
-    for case in result["cases"]:
-        boundary = case.get("worst_boundary")
-        facts[f"{case['case']}, seed {case['seed']}"] = "\n".join(
-            [
-                f"logic {_times(case['logic_ratio'])} the reference's own error (fp32)"
-                + (f", {_times(boundary['ratio'])} at {boundary['module']}" if boundary else ""),
-                f"precision {_times(case['precision_ratio'])} (production dtype)",
-                f"the old 1e-4 rule: {'pass' if case['strict'] else 'fail'}",
-            ]
-        )
-    culprit = result.get("culprit")
+    facts = {f"{case['case']}, seed {case['seed']}": _case(case) for case in result["cases"]}
+    test = result["self_test"]
+    perturbed = len(test["red"]) + len(test["not_red"])
+    facts["self-test"] = f"{len(test['red'])} of {perturbed} perturbations of the port turned it red"
+    facts["patches"] = "\n".join(result["environment_patches"])
+    culprit = result["culprit"]
     if culprit:
         facts["place"] = place_of(culprit)
         facts["why"] = str(culprit["why"])
     return facts
+
+
+def _case(case: Mapping[str, Any]) -> str:
+    """Errors as multiples of the reference's own rounding error, and the fixed tolerance beside them."""
+    return (
+        f"logic {_times(case['logic_ratio'])} ({_times(case['worst_module_ratio'])} at {case['worst_module']}), "
+        f"bf16 {_times(case['precision_ratio'])}; old 1e-4 rule: {'pass' if case['strict'] else 'fail'}"
+    )
 
 
 def _ssim(result: Mapping[str, Any]) -> Facts:
@@ -79,7 +84,11 @@ def _ssim(result: Mapping[str, Any]) -> Facts:
 
 def _gate(result: Mapping[str, Any]) -> Facts:
     states = [str(item["state"]) for item in result["items"]]
-    return {"items": ", ".join(f"{state} {states.count(state)}" for state in dict.fromkeys(states))}
+    stale = dict.fromkeys(str(item["why"]) for item in result["items"] if item["state"] == "stale")
+    return {
+        "items": ", ".join(f"{states.count(state)} {state.replace('_', ' ')}" for state in dict.fromkeys(states)),
+        "stale": "\n".join(stale),
+    }
 
 
 _FACTS: dict[str, Callable[[Mapping[str, Any]], Facts]] = {
@@ -94,15 +103,11 @@ _FACTS: dict[str, Callable[[Mapping[str, Any]], Facts]] = {
 
 
 def _times(value: object) -> str:
-    return f"{value:,.3g}x" if isinstance(value, (int, float)) else "none"
+    return f"{value:,.{1 if value < 100 else 0}f}x" if isinstance(value, (int, float)) else "none"
 
 
 def _number(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, (int, float)) else "none"
-
-
-def _share(value: object) -> str:
-    return f"{value:.1%}" if isinstance(value, (int, float)) else str(value)
 
 
 def _yes(value: object) -> str:
