@@ -74,7 +74,6 @@ class BoundTool(Tool):
             is_async=False,
             context_kwarg=None,
             annotations=ToolAnnotations(
-                title=spec.title,
                 read_only_hint=spec.read_only,
                 destructive_hint=spec.destructive,
                 idempotent_hint=spec.idempotent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -30,30 +31,62 @@ def compact_input(model: type[BaseModel]) -> Schema:
 
 
 def compact_output(model: type[BaseModel]) -> Schema:
-    """Output schema of ``model``.
+    """Output schema of ``model``: what a field means and can be.
 
-    Every number may be null, because JSON has no NaN or infinity and a measured value can be either. Fields that a
-    later version adds stay allowed.
+    Every number may be null, because JSON has no NaN or infinity and a measured value can be either. That fields are
+    always there is left unsaid, and fields that a later version adds stay allowed: half of the tokens of all tools
+    would otherwise repeat names.
     """
 
     def shorten(node: Schema, is_root: bool) -> Schema:
-        node.pop("title", None)
-        node.pop("default", None)
-        if node.get("additionalProperties") is False:
+        for key in ("title", "default", "required"):
+            node.pop(key, None)
+        if isinstance(node.get("additionalProperties"), bool):
             del node["additionalProperties"]
         if is_root:
             node.pop("description", None)
         if node.get("type") == "number":
             node["type"] = ["number", "null"]
-        if "anyOf" in node and {"type": "null"} in node["anyOf"]:
-            arms = [arm for arm in node["anyOf"] if arm != {"type": "null"}]
-            if len(arms) == 1 and isinstance(arms[0].get("type"), str) and "enum" not in arms[0]:
-                node = _merged(node, [{**arms[0], "type": [arms[0]["type"], "null"]}])
-            elif len(arms) == 1 and arms[0].get("type") == ["number", "null"]:
-                node = _merged(node, arms)
+        if {"type": "null"} in node.get("anyOf", []):
+            arms = [_nullable(arm) for arm in node["anyOf"] if arm != {"type": "null"}]
+            node = _merged(node, arms if len(arms) == 1 and arms[0] else node["anyOf"])
         return node
 
-    return _walk(model.model_json_schema(mode="serialization"), shorten)
+    return _walk(_inlined(model.model_json_schema(mode="serialization")), shorten)
+
+
+def _nullable(arm: Schema) -> Schema:
+    """``arm`` with null among its types; empty if it has no plain type to add it to."""
+    kinds = arm.get("type")
+    if kinds is None or "const" in arm:
+        return {}
+    known = kinds if isinstance(kinds, list) else [kinds]
+    wider = {**arm, "type": [*known, *(["null"] if "null" not in known else [])]}
+    return {**wider, "enum": [*arm["enum"], None]} if "enum" in arm else wider
+
+
+def _inlined(schema: Schema) -> Schema:
+    """``schema`` with every definition that is used once put in its place; what a class is, its field says."""
+    definitions: dict[str, Schema] = {
+        name: {key: item for key, item in definition.items() if key != "description"}
+        for name, definition in schema.get("$defs", {}).items()
+    }
+    text = json.dumps(schema)
+    once = {name for name in definitions if text.count(f'"#/$defs/{name}"') == 1}
+
+    def place(node: Any) -> Any:
+        if isinstance(node, list):
+            return [place(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        name = str(node.get("$ref", "")).rpartition("/")[2]
+        if name in once:
+            return {**place(definitions[name]), **{key: place(item) for key, item in node.items() if key != "$ref"}}
+        return {key: place(item) for key, item in node.items()}
+
+    kept = {name: place(item) for name, item in definitions.items() if name not in once}
+    rest = {key: place(item) for key, item in schema.items() if key != "$defs"}
+    return {**rest, **({"$defs": kept} if kept else {})}
 
 
 def _merged(node: Schema, arms: list[Schema]) -> Schema:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pydantic import BaseModel, Field
-
 from fastvideo_port.port.errors import PortError
 from fastvideo_port.server.arguments import MAX_STRING, signature_of
 from fastvideo_port.tools import ALL
 from fastvideo_port.tools.base import ToolContext, ToolResult, ToolSpec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
 
 class Part(BaseModel):

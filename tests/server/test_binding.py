@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mcp import Client
-from mcp.server import MCPServer
-
 from fastvideo_port.port.errors import PortError
 from fastvideo_port.server.binding import BoundTool
 from fastvideo_port.server.outcome import LIMIT, payload_of, size
 from fastvideo_port.tools.base import ToolContext, ToolResult, ToolSpec
 from fastvideo_port.tools.picture import Picture
+from mcp import Client
+from mcp.server import MCPServer
 
 from .helpers import ERAS, drive, text_of
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import bpe_openai
-
+import jsonschema
+import pytest
 from fastvideo_port.server.app import build_server
+from fastvideo_port.server.schema import compact_output
+from pydantic import BaseModel, Field
 
 from .update_snapshots import FOLDER, current
 
@@ -45,9 +48,43 @@ def test_the_list_of_tools_stays_below_its_budget() -> None:
     assert sum(costs.values()) <= BUDGET, costs
 
 
-def test_every_field_of_a_tool_is_described() -> None:
-    """Project-defined: a result field says its unit and meaning; the nested ones may say it by name."""
+def test_every_argument_is_described() -> None:
+    """Clients: Codex drops defaults and ranges, so the description is all that an agent sees of an argument."""
     for tool in asyncio.run(build_server(Path("/"), Path("/")).list_tools()):
-        for schema in (tool.input_schema, tool.output_schema or {}):
-            for name, field in schema.get("properties", {}).items():
-                assert field.get("description"), f"{tool.name}.{name}"
+        for name, field in tool.input_schema["properties"].items():
+            assert field.get("description"), f"{tool.name}.{name}"
+
+
+class Leaf(BaseModel):
+    """A leaf."""
+
+    title: str
+    size: float | None = None
+
+
+class Tree(BaseModel):
+    """A tree, with every shape that results use."""
+
+    kind: Literal["oak", "elm"] | None = None
+    leaf: Leaf | None = Field(default=None, description="One leaf.")
+    left: list[Leaf] = []
+    child: Tree | None = None
+
+
+def test_a_shortened_output_schema_still_takes_what_the_model_gives() -> None:
+    schema = compact_output(Tree)
+    tree = Tree(kind="oak", leaf=Leaf(title="a", size=1.5), left=[Leaf(title="b")], child=Tree())
+    for value in (tree.model_dump(mode="json"), Tree().model_dump(mode="json")):
+        jsonschema.validate(value, schema)
+    for wrong in ({"kind": "ash"}, {"leaf": {"title": 3}}, {"left": [{"size": "x"}]}, {"child": {"kind": 1}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
+
+
+def test_an_output_schema_says_each_thing_once() -> None:
+    schema = compact_output(Tree)
+    assert schema["properties"]["kind"] == {"enum": ["oak", "elm", None], "type": ["string", "null"]}
+    assert schema["properties"]["leaf"]["description"] == "One leaf."
+    text = json.dumps(schema)
+    assert "A leaf" not in text and "A tree" not in text and "required" not in text
+    assert "title" in schema["$defs"]["Leaf"]["properties"]

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mcp import Client
-from mcp.shared.exceptions import MCPError
-
 from fastvideo_port import __version__
 from fastvideo_port.port.records import PortRecord, PortStore, now
 from fastvideo_port.runs.store import RunStore
 from fastvideo_port.server.app import INSTRUCTIONS, build_server
 from fastvideo_port.tools import ALL
+from mcp import Client
+from mcp.shared.exceptions import MCPError
 
 from .helpers import ERAS, drive, text_of
 
@@ -180,9 +179,7 @@ def run_id(tmp_path: Path) -> str:
     """A run on record, with files, that was never started."""
     store = RunStore(tmp_path)
     job = json.loads(json.dumps({"a": 1}))
-    run = store.create(
-        port_id=None, tool="run_ssim", arguments={}, python="python", job="ssim", spec=job, cwd=tmp_path
-    )
+    run = store.create(port_id=None, tool="run_ssim", arguments={}, python="python", job="ssim", spec=job, cwd=tmp_path)
     files = store.folder(run.run_id) / "files"
     files.mkdir(exist_ok=True)
     (files / "plot.png").write_bytes(b"\x89PNG\r\n")
@@ -230,7 +227,9 @@ def test_a_runs_files_are_confined(tmp_path: Path, run_id: str, name: str) -> No
     assert "internal" not in text.lower() and "Error creating" not in text
 
 
-@pytest.mark.parametrize("name", ["link.txt", "pipe.txt", "../secret.txt", "/etc/passwd", "scores.json", "", "a\\b.png"])
+@pytest.mark.parametrize(
+    "name", ["link.txt", "pipe.txt", "../secret.txt", "/etc/passwd", "scores.json", "", "a\\b.png"]
+)
 def test_show_picture_shows_only_pictures_of_the_run(tmp_path: Path, run_id: str, name: str) -> None:
     server = build_server(tmp_path, tmp_path)
     call = {"run_id": run_id, "name": name}

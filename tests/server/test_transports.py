@@ -218,9 +218,11 @@ def test_http_serves_both_eras_and_refuses_strangers(url: str) -> None:
     for era in ERAS:
 
         async def with_token(era: Any = era) -> Any:
-            async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30) as http:
-                async with Client(streamable_http_client(url, http_client=http), mode=era) as client:
-                    return await client.call_tool("list_ports", {}), (await client.list_tools()).tools
+            async with (
+                httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30) as http,
+                Client(streamable_http_client(url, http_client=http), mode=era) as client,
+            ):
+                return await client.call_tool("list_ports", {}), (await client.list_tools()).tools
 
         result, tools = asyncio.run(with_token())
         assert result.structured_content["ports"] == [] and len(tools) == len(ALL)
@@ -246,7 +248,7 @@ def test_http_beyond_this_machine_needs_a_token(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("FASTVIDEO_PORT_TOKEN", raising=False)
     monkeypatch.setenv("FASTVIDEO_PORT_HOME", str(tmp_path))
     for host in ("0.0.0.0", "::", "192.0.2.1", "no.such.host.invalid"):
-        with pytest.raises(PortError, match="without a token|Without a token"):
+        with pytest.raises(PortError, match="Without a token"):
             serve_http(HttpOptions(host=host, port=0))
 
 
