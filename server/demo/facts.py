@@ -33,7 +33,11 @@ def _weights(result: Mapping[str, Any]) -> Facts:
     components = result["components"]
     return {
         "layout": f"{result['layout']}, needs conversion: {_yes(result['needs_conversion'])}",
-        "components": ", ".join(str(item["name"]) for item in components),
+        "components": "\n".join(
+            f"{item['name']}: {item['class_name']}, {item['parameters']:,} parameters in {item['tensors']} tensors, "
+            f"{item['files']} safetensors files, {', '.join(item['dtypes'])}"
+            for item in components
+        ),
         "unsafe files": ", ".join(str(item) for item in result["unsafe_files"]) or "none",
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import asyncio
 import shutil
 import subprocess
@@ -144,7 +145,7 @@ async def _acts(agent: Agent, stage: Stage, show: Show) -> None:
     show.headline("A workspace, the weights, a plan")
     port_id, worktree = await _begin(agent, stage)
     adapter = _write_adapter(worktree)
-    show.edit(f"writes the adapter, {ADAPTER}", adapter)
+    show.edit(f"writes the adapter, {ADAPTER}", adapter, "python")
 
     show.headline("First attempt: scale and shift swapped")
     show.edit(f"makes a mistake: {SCALE_SHIFT.name}", SCALE_SHIFT.plant(worktree))
@@ -287,14 +288,18 @@ def _write_checkpoint(python: Path, folder: Path) -> None:
 
 
 def _write_adapter(worktree: Path) -> str:
-    """Copy the Wan adapter into the worktree; return its head, for the block."""
+    """Copy the Wan adapter into the worktree; return its outline: the signature and first sentence of each function."""
     from ... import prompts
 
     text = (Path(prompts.__path__[0]) / "adapters" / "wan_dit.py").read_text(encoding="utf-8")
     target = worktree / ADAPTER
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
-    return "\n".join(line for line in text.splitlines() if line.startswith(("def ", "CASES")))
+    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
+    return "\n".join(
+        f"def {node.name}({ast.unparse(node.args)}): ...  # {(ast.get_docstring(node) or '').partition(chr(10))[0]}"
+        for node in functions
+    )
 
 
 def _below(path: Path, worktree: Path) -> str:

@@ -30,7 +30,7 @@ _COLOURS = {
     "investigate": "yellow",
     "inconclusive": "yellow",
 }
-_LONGEST = 160
+_LONGEST = 400
 
 
 class Progress(Protocol):
@@ -69,12 +69,12 @@ class Show:
         self._panel(Text(f"{self.steps} · {title}", style="bold"), _grid(facts), "")
         self._keep("note", step=self.steps, title=title, facts=dict(facts))
 
-    def edit(self, title: str, diff: str) -> None:
-        """What the agent writes: a title and a diff, or nothing but the title."""
+    def edit(self, title: str, text: str, language: str = "diff") -> None:
+        """What the agent writes: a title, and a diff or an outline in ``language``."""
         self.steps += 1
-        body: RenderableType = Syntax(diff, "diff", background_color="default", word_wrap=True)
+        body = Syntax(text, language, background_color="default", word_wrap=True)
         self._panel(Text(f"{self.steps} · the agent: {title}", style="bold cyan"), body, "")
-        self._keep("edit", step=self.steps, title=title, diff=diff)
+        self._keep("edit", step=self.steps, title=title, text=text)
 
     def call(self, tool: str, arguments: Mapping[str, Any], result: Mapping[str, Any], seconds: float) -> None:
         """A tool call: its arguments, the verdict and the facts that carry it, and the time it took."""
