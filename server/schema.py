@@ -86,6 +86,10 @@ def _inlined(schema: Schema) -> Schema:
 
     kept = {name: place(item) for name, item in definitions.items() if name not in once}
     rest = {key: place(item) for key, item in schema.items() if key != "$defs"}
+    # A model that holds itself is only a reference at its root, where clients want an object.
+    own = kept.get(str(rest.get("$ref", "")).rpartition("/")[2])
+    if own is not None:
+        rest = {**own, **{key: item for key, item in rest.items() if key != "$ref"}}
     return {**rest, **({"$defs": kept} if kept else {})}
 
 
