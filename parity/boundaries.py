@@ -14,7 +14,8 @@ from .trace import Call, Trace
 from .verdict import BOUNDARY_FAIL, BOUNDARY_PASS, ratio
 
 _LAYOUT_TOLERANCE = 1e-6
-_GROSS = 1e-2
+GROSS = 1e-2
+"""Relative error at a boundary that no later layer can hide from the output, a hundred thousand times the noise."""
 _WITNESSES = 3
 
 
@@ -114,7 +115,7 @@ class Comparison:
         kept = []
         anchors = [b for b in found if self.pairs[b.port].how in ("weights", "adapter") and not self._is_container(b)]
         for boundary in found:
-            gross = not math.isnan(boundary.ratio) and boundary.ratio > BOUNDARY_FAIL and boundary.port_error > _GROSS
+            gross = not math.isnan(boundary.ratio) and boundary.ratio > BOUNDARY_FAIL and boundary.port_error > GROSS
             if gross and self.pairs[boundary.port].how != "adapter":
                 ended = self.port.calls[boundary.index].ended
                 later = [b for b in anchors if self.port.calls[b.index].ended > ended]

@@ -73,6 +73,15 @@ class FrameFacts:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class FileIdentity:
+    """Which file was read, whatever its names: content, device and inode."""
+
+    sha256: str
+    device: int
+    inode: int
+
+
 @dataclass
 class FrameReader(abc.ABC):
     """Decodes one side; a context manager. ``facts`` is complete once ``batches`` has been read to its end."""
@@ -96,8 +105,8 @@ class FrameReader(abc.ABC):
         """The facts; call it after the last batch."""
 
     @abc.abstractmethod
-    def identity(self) -> tuple[str, frozenset[tuple[int, int]]]:
-        """The SHA-256 of the content and the (device, inode) pairs of its files."""
+    def files(self) -> dict[Path, FileIdentity]:
+        """The files that were read."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -325,9 +334,9 @@ class VideoReader(FrameReader):
             notes=tuple(self.notes),
         )
 
-    def identity(self) -> tuple[str, frozenset[tuple[int, int]]]:
-        """See `FrameReader.identity`."""
-        return self._sha256, frozenset({(self._stat.st_dev, self._stat.st_ino)})
+    def files(self) -> dict[Path, FileIdentity]:
+        """See `FrameReader.files`."""
+        return {self.path: FileIdentity(self._sha256, self._stat.st_dev, self._stat.st_ino)}
 
     def close(self) -> None:
         """See `FrameReader.close`."""
@@ -365,7 +374,7 @@ class FolderReader(FrameReader):
         self._digest = hashlib.sha256()
         self._bytes = 0
         self._oldest = float("inf")
-        self._inodes: set[tuple[int, int]] = set()
+        self._identities: dict[Path, FileIdentity] = {}
         for file in self._files:
             with _open_regular(file, root) as handle:
                 found = os.fstat(handle.fileno())
@@ -373,7 +382,7 @@ class FolderReader(FrameReader):
             self._digest.update(bytes.fromhex(content))
             self._bytes += found.st_size
             self._oldest = min(self._oldest, found.st_mtime)
-            self._inodes.add((found.st_dev, found.st_ino))
+            self._identities[file] = FileIdentity(content, found.st_dev, found.st_ino)
             self._sha256 = content if self._single else self._digest.hexdigest()
         first = self._read(self._files[0])
         self.height, self.width = int(first.shape[0]), int(first.shape[1])
@@ -481,9 +490,9 @@ class FolderReader(FrameReader):
             notes=tuple(self.notes),
         )
 
-    def identity(self) -> tuple[str, frozenset[tuple[int, int]]]:
-        """See `FrameReader.identity`."""
-        return self._sha256, frozenset(self._inodes)
+    def files(self) -> dict[Path, FileIdentity]:
+        """See `FrameReader.files`."""
+        return self._identities
 
     def close(self) -> None:
         """See `FrameReader.close`; each picture is closed as soon as it is read."""

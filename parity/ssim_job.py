@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -118,7 +119,8 @@ def ssim(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         ``verdict`` (pass, fail, investigate, inconclusive), ``metric``, ``threshold``, ``min_threshold``, ``mean``,
         ``min``, ``max``, ``worst_frame`` (none where nothing could be compared), ``frames_compared``, ``reference`` and
         ``candidate`` (`FrameFacts`), ``findings`` (code, effect, message), ``worst_frames`` (index, score),
-        ``pictures`` and ``scores_files`` (names below ``files``), ``device``, ``backend``.
+        ``pictures`` and ``scores_files`` (names below ``files``), ``device``, ``backend``, ``depends_on`` (SHA-256 of
+        each file read, by ``path:`` and its absolute path).
 
     Raises:
         ParityError: A setting is out of range, or a side cannot be decoded to its end.
@@ -135,6 +137,11 @@ def ssim(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         result = _compare(reference, candidate, scorer if alike else None, job)
         findings = _findings(settings, reference, candidate, result, scorer)
         facts = {"reference": asdict(reference.facts()), "candidate": asdict(candidate.facts())}
+        read = {
+            f"path:{path.absolute()}": file.sha256
+            for side in (reference, candidate)
+            for path, file in side.files().items()
+        }
     worst = result.worst_first()
     files = _write_files(job.files, settings, result, worst) if result.scores else {"pictures": [], "scores_files": []}
     finite = bool(result.scores) and all(math.isfinite(score) for score in result.scores)
@@ -154,6 +161,7 @@ def ssim(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         **files,
         "device": str(settings.device),
         "backend": scorer.backend,
+        "depends_on": read,
     }
 
 
@@ -231,7 +239,7 @@ def _compare(reference: FrameReader, candidate: FrameReader, scorer: Scorer | No
     The two decoders run ahead in a thread each while a batch is scored.
     """
     result = Comparison()
-    with ThreadPoolExecutor(2, thread_name_prefix="decode") as pool:
+    with _cores_for_decoding(), ThreadPoolExecutor(2, thread_name_prefix="decode") as pool:
         sides = [_ahead(pool, reader.batches()) for reader in (reference, candidate)]
         buffers: list[Frames | None] = [None, None]
         while True:
@@ -252,6 +260,17 @@ def _compare(reference: FrameReader, candidate: FrameReader, scorer: Scorer | No
             result.keep(_score(scorer, first[:count], second[:count]), first, second)
             result.identical += int((first[:count] == second[:count]).all((1, 2, 3)).sum())
             buffers = [batch[count:] if len(batch) > count else None for batch in (first, second)]
+
+
+@contextmanager
+def _cores_for_decoding() -> Iterator[None]:
+    """Leave two cores to the decoders: torch's threads wait for each other spinning, which on full cores costs tenfold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _ahead(pool: ThreadPoolExecutor, batches: Iterator[Frames]) -> Iterator[Frames]:
@@ -302,8 +321,10 @@ def _findings(
     if shift:
         add("time-shift", f"The candidate's frames look like the reference's {shift} (candidate i, reference i + N).")
 
-    (their_digest, their_files), (our_digest, our_files) = reference.identity(), candidate.identity()
-    if their_digest == our_digest or their_files & our_files:
+    their_files, our_files = (
+        {(file.device, file.inode) for file in side.files().values()} for side in (reference, candidate)
+    )
+    if theirs.sha256 == ours.sha256 or their_files & our_files:
         add("same-file", "Reference and candidate are the same file or byte-identical: this compares nothing.")
     elif result.scores and result.identical == max(theirs.frames, ours.frames):
         add("identical-frames", "Every decoded frame is identical to the reference's.")
