@@ -189,6 +189,16 @@ class TestHumanText:
         second = merge_plan(new, first, new).lines
         assert second == first
 
+    @pytest.mark.parametrize("opener", ["```", "~~~~", "<!--", "<pre>", "<div>"])
+    def test_what_a_person_left_open_does_not_double_the_plan(self, opener: str) -> None:
+        old, new = split_lines(render_plan(DIT)), split_lines(render_plan(BOTH))
+        place = next(number for number, line in enumerate(old) if "`parity-transformer`" in line)
+        merged = merge_plan(old, [*old[:place], opener, *old[place:]], new).lines
+        extra = list(merged)
+        for line in new:
+            extra.remove(line)
+        assert extra[0] == opener and len(extra) <= 2
+
 
 class TestFile:
     def write(self, tmp_path: Path, plan: PlanDraft = DIT, **evidence: str):  # type: ignore[no-untyped-def]
