@@ -23,6 +23,7 @@ import shutil
 import sys
 import tempfile
 import traceback
+import types
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def _child(pair: str, side: str, dtypes: list[str], weights: Path, worktree: Pat
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
         try_pairs.prepare()
+        _mount(worktree)
         try_pairs.use(worktree)
         for name in dtypes:
             results[name] = try_pairs.run(pair, side, getattr(torch, name), weights, worktree)
@@ -71,6 +73,13 @@ def _child(pair: str, side: str, dtypes: list[str], weights: Path, worktree: Pat
         results["error"] = {"stage": stage, "text": f"{type(failure).__name__}: {failure}"[:300], "line": last.lineno}
     torch.save(results, out)
     os._exit(0)
+
+
+def _mount(worktree: Path) -> None:
+    """Import FastVideo's package without its __init__, which would import every model: ten times as fast."""
+    package = types.ModuleType("fastvideo")
+    package.__path__ = [str(worktree / "fastvideo")]
+    sys.modules["fastvideo"] = package
 
 
 def _run(pair: str, side: str, dtypes: list[str], weights: Path, worktree: Path, scratch: Path) -> dict[str, Any]:
@@ -91,6 +100,7 @@ def _run(pair: str, side: str, dtypes: list[str], weights: Path, worktree: Path,
 def _libraries(worktree: Path, out: Path) -> None:
     """Save the names of the modules, other than FastVideo's own, that the ports import."""
     try_pairs.prepare()
+    _mount(worktree)
     try_pairs.use(worktree)
     for name in PORT_MODULES:
         importlib.import_module(name)

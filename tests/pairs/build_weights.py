@@ -13,9 +13,12 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 QUERIES_AND_KEYS = (".to_q.", ".to_k.", ".add_q_proj.", ".add_k_proj.", ".q.", ".k.", ".q_proj.", ".k_proj.")
 TABLES = ("shared.weight", "token_embedding.weight", "position_embedding.weight", "relative_attention_bias.weight")
@@ -30,7 +33,7 @@ _T5 = {
 }
 
 
-def fill(model: nn.Module, seed: int, attention: float = 1.5) -> nn.Module:
+def fill(model: ModelT, seed: int, attention: float = 1.5) -> ModelT:
     """Overwrite every floating-point parameter of ``model`` with seeded values, in name order.
 
     Matrices get a standard deviation of ``1 / sqrt(fan_in)``, times ``attention`` for queries and keys, so that logits
@@ -176,7 +179,7 @@ def flow_unipc(folder: Path, seed: int) -> None:
     scheduler.save_pretrained(folder / "scheduler")
 
 
-def _save_with_prefix(model: nn.Module, folder: Path, prefix: str) -> None:
+def _save_with_prefix(model: Any, folder: Path, prefix: str) -> None:
     """Save as files on the hub are: with the level of the module tree that newer transformers dropped."""
     from safetensors.torch import load_file, save_file
 

@@ -1,6 +1,6 @@
 """Run the real pairs without the engine, both sides in one process: the numbers that the engine must agree with.
 
-    python tests/pairs/try_pairs.py WORKTREE [PAIR ...]
+    python tests/pairs/try_pairs.py WORKTREE [PAIR ...] [--json FILE]
 
 Runs in FastVideo's interpreter. For each pair, case and output it prints what R (official, float32), P (port, float32)
 and both in bfloat16 lose against G (official, float64): e(a, b) = ||a - b|| / ||b||, computed in float64.
@@ -8,14 +8,16 @@ and both in bfloat16 lose against G (official, float64): e(a, b) = ||a - b|| / |
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 import os
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -47,12 +49,10 @@ def prepare() -> None:
 
 
 def use(worktree: Path) -> None:
-    """Import FastVideo from ``worktree``, with the engine's own patches for a CPU."""
+    """Import FastVideo from ``worktree``, with the one engine patch that direct construction needs on a CPU."""
     sys.path.insert(0, str(worktree))
     load(ROOT / "parity" / "__init__.py", "_pairs_parity")
-    from importlib import import_module
-
-    import_module("_pairs_parity.patches").apply_patches(["cpu-attention", "cpu-device"])
+    importlib.import_module("_pairs_parity.patches").apply_patches(["cpu-attention"])
 
 
 def build(pair: str, folder: Path) -> Path:
@@ -67,8 +67,6 @@ def build(pair: str, folder: Path) -> Path:
 
 def run(pair: str, side: str, dtype: torch.dtype, weights: Path, worktree: Path) -> Outputs:
     """All cases of one side, each with inputs of seed 0, as detached copies."""
-    from types import SimpleNamespace
-
     adapter = load(ROOT / "prompts" / "adapters" / f"{pair}.py", f"_pairs_adapter_{pair}")
     outputs: Outputs = {}
     model: torch.nn.Module | None = None
@@ -106,28 +104,49 @@ def error(value: torch.Tensor, reference: torch.Tensor) -> float:
     return distance if distance == distance else float("inf")
 
 
-def main(worktree: Path, pairs: list[str]) -> None:
-    """Print one line for each output."""
+def measure(pair: str, weights: Path, worktree: Path) -> list[dict[str, Any]]:
+    """One row for each case and output of ``pair``."""
+    exact = run(pair, "official", torch.float64, weights, worktree)
+    sides = {
+        f"{side}{dtype.itemsize * 8}": run(pair, side, dtype, weights, worktree)
+        for dtype in (torch.float32, torch.bfloat16)
+        for side in ("official", "port")
+    }
+    rows = []
+    for case, outputs in exact.items():
+        for name, reference in outputs.items():
+            distance = sides["port32"][case][name].double() - sides["official32"][case][name].double()
+            row: dict[str, Any] = {"pair": pair, "case": case, "output": name, "furthest": float(distance.abs().max())}
+            row |= {side: error(values[case][name], reference) for side, values in sides.items()}
+            rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Print one line for each output; with ``--json FILE``, write all rows there instead."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("worktree", type=Path)
+    parser.add_argument("pairs", nargs="*")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_intermixed_args()
+    worktree = options.worktree.resolve()
+    pairs = options.pairs or list(load(ROOT / "tests" / "pairs" / "table.py", "_pairs_table").PAIRS)
     prepare()
     use(worktree)
-    print(f"{'pair, case, output':42}{'max|P-R|':>10}{'e(R32,G)':>10}{'e(P32,G)':>10}{'e(R16,G)':>10}{'e(P16,G)':>10}")  # noqa: T201
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for pair in pairs:
-            weights = build(pair, Path(folder))
-            exact = run(pair, "official", torch.float64, weights, worktree)
-            official, port, official16, port16 = (
-                run(pair, side, dtype, weights, worktree)
-                for dtype in (torch.float32, torch.bfloat16)
-                for side in ("official", "port")
-            )
-            for case, outputs in exact.items():
-                for name, reference in outputs.items():
-                    furthest = float((port[case][name].double() - official[case][name].double()).abs().max())
-                    errors = (error(side[case][name], reference) for side in (official, port, official16, port16))
-                    numbers = "".join(f"{number:10.2e}" for number in (furthest, *errors))
-                    print(f"{pair} {case} {name}".ljust(42) + numbers, flush=True)  # noqa: T201
+            rows += measure(pair, build(pair, Path(folder)), worktree)
+    if options.json:
+        options.json.write_text(json.dumps(rows))
+        return
+    columns = {"furthest": "max|P-R|", "official32": "e(R32,G)", "port32": "e(P32,G)"}
+    columns |= {"official16": "e(R16,G)", "port16": "e(P16,G)"}
+    print("pair, case, output".ljust(42) + "".join(f"{title:>10}" for title in columns.values()))  # noqa: T201
+    for row in rows:
+        name = f"{row['pair']} {row['case']} {row['output']}"
+        print(name.ljust(42) + "".join(f"{row[key]:10.2e}" for key in columns))  # noqa: T201
 
 
 if __name__ == "__main__":
-    table = load(ROOT / "tests" / "pairs" / "table.py", "_pairs_table")
-    main(Path(sys.argv[1]).resolve(), sys.argv[2:] or list(table.PAIRS))
+    main()
