@@ -264,7 +264,7 @@ def _compare(reference: FrameReader, candidate: FrameReader, scorer: Scorer | No
 
 @contextmanager
 def _cores_for_decoding() -> Iterator[None]:
-    """Leave two cores to the decoders: torch's threads wait for each other spinning, which on full cores costs tenfold."""
+    """Leave two cores to the decoders: torch's threads spin while they wait, which on full cores costs tenfold."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads - 2))
     try:

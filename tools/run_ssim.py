@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +23,7 @@ Metric = Literal["ms_ssim", "ssim", "ssim_gaussian"]
 Verdict = Literal["pass", "fail", "investigate", "inconclusive"]
 
 _MOST_FINDINGS = 30
+_MOST_SOURCES = 400
 
 
 class VideoFacts(BaseModel):
@@ -108,6 +111,7 @@ def run_ssim(
     port = ctx.ports.get(port_id)
     _check_numbers(threshold, min_threshold)
     worktree = Path(port.worktree)
+    began = datetime.fromisoformat(port.created_at).timestamp()
     arguments = {
         "reference": reference,
         "candidate": candidate,
@@ -115,17 +119,18 @@ def run_ssim(
         "threshold": threshold,
         "min_threshold": min_threshold,
         "device": device,
+        "sources": _changed_sources(worktree, began),
     }
     absolute = Path(check_text(reference, "reference")).is_absolute()
     reference_path = Path(reference) if absolute else resolve_inside(worktree, reference, name="reference")
     check_kind(reference_path, "any", name="reference")
     spec: dict[str, Any] = {
-        **arguments,
+        **{name: arguments[name] for name in ("metric", "threshold", "min_threshold", "device")},
         "reference": str(reference_path),
         "reference_root": None if absolute else str(worktree.resolve()),
         "candidate": str(resolve_inside(worktree, candidate, name="candidate")),
         "candidate_root": str(worktree.resolve()),
-        "not_before": datetime.fromisoformat(port.created_at).timestamp(),
+        "not_before": began,
         "code_changed": _newest_source(worktree),
         "devices": [device] if device else _default_devices(),
     }
@@ -141,6 +146,8 @@ def run_ssim(
         # modules would otherwise come before ours.
         python=sys.executable,
         cwd=ctx.home,
+        # Waiting threads sleep: where runs share cores, spinning ones cost more than the work.
+        env={"OMP_WAIT_POLICY": "PASSIVE"},
     )
     if run.finished:
         return finish(ctx, run)
@@ -211,7 +218,7 @@ def _record(ctx: ToolContext, run: Run, value: dict[str, Any]) -> None:
         verdict=value["verdict"],
         run_id=run.run_id,
         summary=summary,
-        depends_on={side: value[side]["sha256"] for side in ("reference", "candidate")},
+        depends_on={**value["depends_on"], **run.arguments["sources"]},
     )
 
 
@@ -244,18 +251,32 @@ def _check_numbers(threshold: float, min_threshold: float | None) -> None:
         )
 
 
-def _newest_source(worktree: Path) -> dict[str, Any] | None:
-    """The Python file below ``fastvideo/`` that was changed last, and when; links are not followed."""
-    newest: tuple[float, str] | None = None
+def _sources(worktree: Path) -> Iterator[tuple[Path, float]]:
+    """Each Python file below ``fastvideo/`` with the time of its last change; links are not followed."""
     for folder, folders, names in os.walk(worktree / "fastvideo"):
         folders[:] = [name for name in folders if name != "__pycache__"]
         for name in names:
             if name.endswith(".py"):
                 path = Path(folder) / name
-                found = path.lstat()
-                if newest is None or found.st_mtime > newest[0]:
-                    newest = (found.st_mtime, str(path.relative_to(worktree)))
-    return {"at": newest[0], "path": newest[1]} if newest else None
+                yield path, path.lstat().st_mtime
+
+
+def _newest_source(worktree: Path) -> dict[str, Any] | None:
+    """The source file that was changed last, and when."""
+    newest = max(_sources(worktree), key=lambda item: item[1], default=None)
+    return {"path": str(newest[0].relative_to(worktree)), "at": newest[1]} if newest else None
+
+
+def _changed_sources(worktree: Path, began: float) -> dict[str, str]:
+    """What a ledger entry keeps of the code that made the video: the port's own files, those changed since it began.
+
+    Which files the video's process imported is not known here; a later edit of one of these makes the entry stale.
+    """
+    changed = sorted(path for path, at in _sources(worktree) if at > began and not path.is_symlink())
+    return {
+        f"worktree:{path.relative_to(worktree).as_posix()}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in changed[:_MOST_SOURCES]
+    }
 
 
 def _default_devices() -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastvideo_port.port.errors import PortError
+from fastvideo_port.port.freshness import what_changed
 from fastvideo_port.port.ledger import Ledger
 from fastvideo_port.port.records import PortRecord, now
 from fastvideo_port.tests.parity.videos import moving_frames, write_folder, write_video
@@ -66,6 +67,20 @@ def outputs(ctx: ToolContext) -> Path:
 def _compare(ctx: ToolContext, candidate: str = "outputs/good.mp4", **arguments: Any) -> RunSsimResult:
     full = {"reference": "outputs/reference.mp4", "device": "cpu", **arguments}
     return run_ssim(ctx, PORT, candidate=candidate, **full)
+
+
+def test_the_evidence_goes_stale_with_the_videos_and_the_port_s_code(ctx: ToolContext, outputs: Path) -> None:
+    source = ctx.cwd / "fastvideo/dit.py"
+    source.write_text("SCALE = 1\n")
+    os.utime(outputs / "good.mp4")
+    assert _compare(ctx, metric="ssim").verdict == "pass"
+    entry, port = next(iter(Ledger(ctx.home).entries(PORT))), ctx.ports.get(PORT)
+    assert what_changed(entry, port) == []
+    source.write_text("SCALE = 2\n")
+    assert what_changed(entry, port) == ["fastvideo/dit.py changed"]
+    source.write_text("SCALE = 1\n")
+    write_video(outputs / "good.mp4", moving_frames(6), crf=30)
+    assert what_changed(entry, port) == [f"{outputs / 'good.mp4'} changed"]
 
 
 def _entries(ctx: ToolContext) -> int:
