@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
@@ -99,8 +100,6 @@ def _worded(read: Callable[P, R]) -> Callable[P, R]:
 
 
 def _plan(context: ToolContext, port_id: str) -> str:
-    from pathlib import Path
-
     from ..port.paths import open_regular, resolve_inside
 
     port = context.ports.get(port_id)
@@ -142,9 +141,5 @@ def _run(context: ToolContext, run_id: str) -> str:
 def _report(context: ToolContext, port_id: str) -> str:
     from ..tools.gate_status import gate_status
 
-    status = gate_status(context, port_id)
-    lines = [f"# Gate of {port_id}: {status.gate}", ""]
-    for item in status.items:
-        lines.append(f"- **{item.state}** {item.title}: {item.why}")
-    lines += ["", f"Next: {status.next_step}", ""]
-    return "\n".join(lines)
+    page = Path(gate_status(context, port_id).report)
+    return page.with_suffix(".md").read_text(encoding="utf-8")

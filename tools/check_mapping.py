@@ -105,7 +105,12 @@ def finish(ctx: ToolContext, run: Run) -> CheckMappingResult:
             verdict=verdict,
             run_id=run.run_id,
             complete=bool(run.arguments["complete"]),
-            summary={"why": " ".join(reasons[:3]), "tensors": value["tensors"], "parameters": value["parameters"]},
+            summary={
+                "why": " ".join(reasons[:3]),
+                "tensors": value["tensors"],
+                "parameters": value["parameters"],
+                **{name: len(value[name]) for name in ("missing", "unexpected", "shape_mismatches", "collisions")},
+            },
             depends_on=dependencies(
                 port, planned, Path(run.arguments["adapter"]), value["depends_on"], run.arguments["weights"]
             ),

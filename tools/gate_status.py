@@ -11,6 +11,7 @@ from ..port.gate import GateItem, gate, is_open
 from ..port.ledger import Ledger
 from ..runs.models import Run
 from ._finish import finish as finish_run
+from ._report import write_port_report
 from .base import ToolContext, ToolResult, ToolSpec
 
 _NEXT = {
@@ -26,7 +27,7 @@ class GateStatusResult(ToolResult):
 
     gate: Literal["open", "closed"]
     items: list[GateItem] = Field(description="Seven; all must pass.")
-    report: str = Field(default="", description="HTML report, written anew.")
+    report: str = Field(description="HTML report, written anew; report.md stands beside it.")
 
 
 def gate_status(
@@ -35,11 +36,15 @@ def gate_status(
     """Alignment gate of the port: seven items (mapping reviewed, keys, component parity, pipeline parity, SSIM, example
     video, docs), computed from fresh, signed evidence; says what is missing, failed or went stale and why."""
     port = ctx.ports.get(port_id)
-    settle(ctx, ctx.runs.list(port_id))
+    runs = ctx.runs.list(port_id)
+    settle(ctx, runs)
     entries = Ledger(ctx.home).entries(port_id)
     items = gate(port, entries)
     opened = is_open(items)
-    return GateStatusResult(gate="open" if opened else "closed", items=items, next_step=_next_step(items, opened))
+    page, _ = write_port_report(ctx, port, entries, runs)
+    return GateStatusResult(
+        gate="open" if opened else "closed", items=items, report=str(page), next_step=_next_step(items, opened)
+    )
 
 
 def settle(ctx: ToolContext, runs: list[Run]) -> None:
