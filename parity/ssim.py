@@ -38,7 +38,7 @@ MS_SSIM_SHORT_SIDE = 160
 # Elements of one map of the eager path, and bytes of frames a pass; float64 maps take about 60 times the frames' bytes.
 _STRIPE_ELEMENTS = {"cpu": 1 << 17, "cuda": 16 << 20}
 _EAGER_BYTES = {"cpu": 1 << 20, "cuda": 64 << 20}
-_MS_SSIM_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
+_MS_SSIM_BYTES = {"cpu": 1 << 20, "cuda": 64 << 20}
 
 
 @dataclass
@@ -147,7 +147,11 @@ def ms_ssim(reference: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
             seen=str(error),
             fix='Install "pytorch-msssim>=1.0" there, or use metric="ssim".',
         ) from error
-    planes = [frames.permute(0, 3, 1, 2).contiguous().float() / 255 for frames in (reference, candidate)]
+    planes = [frames.permute(0, 3, 1, 2) for frames in (reference, candidate)]
+    if reference.is_cuda:
+        # On the CPU the frames' own layout, channels last, makes the grouped convolutions three times faster.
+        planes = [frames.contiguous() for frames in planes]
+    planes = [frames.float() / 255 for frames in planes]
     # TF32 would keep 10 bits of the mantissa in the window sums, too few for variances.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         scores = pytorch_msssim.ms_ssim(planes[0], planes[1], data_range=1.0, size_average=False)
