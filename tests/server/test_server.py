@@ -158,6 +158,15 @@ def test_the_plan_is_read_from_the_worktree(tmp_path: Path, era: str) -> None:
     assert read(tmp_path, era, f"plan://{port_id}").text == "# Plan\n"
 
 
+@pytest.mark.parametrize("era", ERAS)
+def test_the_report_names_the_seven_items_of_the_gate(tmp_path: Path, era: str) -> None:
+    worktree = tmp_path / "worktree"
+    worktree.mkdir()
+    text = read(tmp_path, era, f"report://{port_in(tmp_path, worktree, None)}").text
+    assert "closed" in text.lower()
+    assert text.lower().count("missing") >= 5
+
+
 def test_a_plan_that_became_a_link_out_of_the_worktree_is_not_read(tmp_path: Path) -> None:
     worktree = tmp_path / "worktree"
     worktree.mkdir()
