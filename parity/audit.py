@@ -74,6 +74,12 @@ def imported_files(root: Path) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def all_sources() -> list[str]:
+    """Every Python source file that this process has imported, as absolute paths."""
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return sorted({str(Path(file).resolve()) for file in files if file and str(file).endswith(".py")})
+
+
 def environment(device: torch.device) -> dict[str, str]:
     """What a result depends on besides files: versions, device, driver."""
     facts = {"python": platform.python_version(), "torch": torch.__version__, "device": device.type}
@@ -85,18 +91,19 @@ def environment(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["cuda"] = torch.version.cuda or ""
-        facts["driver"] = _driver()
+        facts["driver"] = gpu_facts("driver_version").split("\n")[0]
     else:
         facts["cpu"] = platform.machine()
         facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     return facts
 
 
-def _driver() -> str:
+def gpu_facts(query: str = "name,driver_version") -> str:
+    """What ``nvidia-smi`` says of the GPUs, one line each; "unknown" without it. Does not touch CUDA."""
     try:
-        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
+        command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
         return "unknown"
 
 

@@ -13,14 +13,13 @@ from safetensors import safe_open
 from .audit import sha256
 from .blame import Culprit, find_culprit
 from .boundaries import GROSS, Boundary, Comparison
-from .children import Child, wait_for
 from .dtypes import audit_dtypes
-from .errors import ParityError
 from .job import Job
 from .metrics import Distance, distance
 from .pairing import Pair, coverage, pair_modules
 from .proof import Link, Proof
 from .side import Item, items
+from .sides import run_sides
 from .trace import Trace
 from .verdict import (
     BOUNDARY_FAIL,
@@ -44,51 +43,19 @@ def component_parity(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     Args:
         spec: ``adapter``, ``worktree``, ``official_repo``, ``official_weights``, ``converted_weights`` (paths or none),
             ``python``, ``official_python``, ``cases`` (names or none for all), ``seeds``, ``dtypes``, ``device``,
-            ``patches``.
+            ``patches``; ``reference_cache`` (folder or none) and ``trusted_references`` (digests of its entries).
         job: Where progress and artifacts go.
     """
     started = time.monotonic()
     job.progress(0, _STEPS, "starting the official side and the port")
-    official, port = _run_sides(spec, job)
+    sides = run_sides(spec, job, _STEPS)
     ran = time.monotonic()
     job.progress(_STEPS - 2, _STEPS, "comparing outputs and boundaries")
-    report = _Report(spec, job, official, port)
-    value = report.build()
+    value = _Report(spec, job, sides.official, sides.port).build()
+    value["reference"] = {**value["reference"], "digest": sides.reference, "reused": sides.reused}
     value["timings"] = {"sides_s": round(ran - started, 2), "comparison_s": round(time.monotonic() - ran, 2)}
     job.progress(_STEPS, _STEPS, value["verdict"])
     return value
-
-
-def _run_sides(spec: dict[str, Any], job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
-    shared = job.run_dir / "shared"
-    shared.mkdir(exist_ok=True)
-    worktree = Path(spec["worktree"])
-    children = []
-    for side in ("official", "port"):
-        python = (spec.get("official_python") if side == "official" else None) or spec["python"]
-        child_spec = {**spec, "side": side, "shared": str(shared), "out": str(job.run_dir / side)}
-        children.append(Child(python, "side", job.run_dir / f"{side}.process", child_spec, worktree))
-    begun = time.monotonic()
-
-    def tick() -> None:
-        ended = [
-            name for name, child in zip(("official", "port"), children, strict=True) if child.process.poll() is not None
-        ]
-        message = f"both sides run ({time.monotonic() - begun:.0f} s)" if not ended else f"{ended[0]} side done"
-        job.progress(1 + len(ended), _STEPS, message)
-
-    wait_for(children, tick)
-    # A side that was stopped because the other failed has nothing to say; the one that failed speaks.
-    values, failures = [], []
-    for child in children:
-        try:
-            values.append(child.value())
-        except ParityError as error:
-            failures.append((child, error))
-    if failures:
-        own = [error for child, error in failures if (child.folder / "result.json").is_file()]
-        raise own[0] if own else failures[0][1]
-    return values[0], values[1]
 
 
 class _Report:
@@ -373,6 +340,7 @@ class _Report:
                     "port_error": port_error.relative_l2,
                     "reference_error": official_error.relative_l2,
                     "strict": direct.strict == 1.0,
+                    "loose": direct.loose == 1.0,
                     "outside_strict": 1 - direct.strict,
                     "max_abs": direct.max_abs,
                     "cosine": direct.cosine,

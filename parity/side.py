@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from .adapter import Adapter, Side, load_adapter
-from .audit import attention_classes, environment, flags, foreign_code, imported_files, reset_flags
+from .audit import all_sources, attention_classes, environment, flags, foreign_code, imported_files, reset_flags
 from .context import Context
 from .errors import ParityError
 from .job import Job
@@ -271,6 +271,7 @@ def run_official(runner: Runner) -> dict[str, Any]:
         "flags": production,
         "environment": environment(runner.device),
         "files": imported_files(Path(spec["official_repo"])) if spec.get("official_repo") else {},
+        "sources": [path for path in all_sources() if not path.startswith(str(Path(__file__).parent))],
         "remarks": runner.remarks,
     }
 

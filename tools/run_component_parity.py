@@ -117,6 +117,8 @@ def run_component_parity(
     spec["cases"] = _checked_cases(cases)
     spec["seeds"] = _checked_seeds(seeds)
     spec["dtypes"] = _checked_dtypes(dtypes)
+    spec["reference_cache"] = str(ctx.home / "cache" / "reference")
+    spec["trusted_references"] = _trusted(ctx, port_id)
     run = start_and_wait(
         ctx,
         port=port,
@@ -135,6 +137,12 @@ def run_component_parity(
         wait_s=wait_s,
     )
     return finish(ctx, run)
+
+
+def _trusted(ctx: ToolContext, port_id: str) -> list[str]:
+    """Digests of the official results that signed evidence of this port names."""
+    entries = Ledger(ctx.home).entries(port_id)
+    return sorted({str(entry.summary["reference"]) for entry in entries if entry.summary.get("reference")})
 
 
 def _checked_cases(cases: list[str] | None) -> list[str] | None:
@@ -205,11 +213,16 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
             red=[trial["perturbed"] for trial in trials if trial["red"]],
             not_red=[trial["perturbed"] for trial in trials if not trial["red"]],
         ),
-        reference=f"{value['reference']['kind']}: {value['reference']['why']}",
+        reference=_reference(value["reference"]),
         paired=f"{value['pairing']['paired']} of {value['pairing']['modules']} called modules",
         environment_patches=value["environment_patches"],
         next_step=_next_step(verdict, culprit, reasons, bool(run.arguments["complete"])),
     )
+
+
+def _reference(row: dict[str, Any]) -> str:
+    again = "; the official side was not run again, nothing that it depends on changed" if row["reused"] else ""
+    return f"{row['kind']}: {row['why']}{again}"
 
 
 def _number(value: Any) -> float | None:
@@ -267,6 +280,7 @@ def _summary(value: dict[str, Any], reasons: list[str]) -> dict[str, Any]:
         "strict": all(bool(row.get("strict")) for row in rows),
         "culprit": value["culprit"] if value["verdict"] != "pass" else None,
         "environment_patches": value["environment_patches"],
+        "reference": value["reference"]["digest"],
     }
 
 

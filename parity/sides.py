@@ -1,0 +1,85 @@
+"""Run the two sides of a comparison in processes of their own; the official one only if its result is not kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import reference_cache
+from .children import Child, wait_for
+from .errors import ParityError
+from .job import Job
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What the two processes said; their outputs and traces lie in ``official/`` and ``port/`` of the run.
+
+    Attributes:
+        official, port: Their values.
+        reference: Digest of the official results in the cache, "" when they are not kept.
+        reused: Whether the official side came from the cache.
+    """
+
+    official: dict[str, Any]
+    port: dict[str, Any]
+    reference: str
+    reused: bool
+
+
+def run_sides(spec: dict[str, Any], job: Job, steps: int) -> Sides:
+    """Run the port, and the official side unless the cache has it.
+
+    Raises:
+        ParityError: A side failed; if both did, the one that failed by itself speaks.
+    """
+    shared = job.run_dir / "shared"
+    cache = Path(spec["reference_cache"]) if spec.get("reference_cache") else None
+    key = reference_cache.reference_key(spec) if cache else ""
+    entry = reference_cache.find(cache, key, spec.get("trusted_references") or []) if cache else None
+    if entry is not None:
+        shutil.copytree(entry / "shared", shared)
+        shutil.copytree(entry / "official", job.run_dir / "official")
+        official = json.loads((entry / "value.json").read_bytes())
+        port = _run(spec, job, steps, ["port"])[0]
+        return Sides(official, port, reference_cache.digest(entry), reused=True)
+    shared.mkdir(exist_ok=True)
+    official, port = _run(spec, job, steps, ["official", "port"])
+    digest = ""
+    if cache is not None:
+        official["sources"] = [path for path in official["sources"] if path != str(Path(spec["adapter"]).resolve())]
+        digest = reference_cache.keep(cache, key, job.run_dir / "official", shared, official)
+    return Sides(official, port, digest, reused=False)
+
+
+def _run(spec: dict[str, Any], job: Job, steps: int, names: list[str]) -> list[dict[str, Any]]:
+    children = [_start(spec, job, name) for name in names]
+    begun = time.monotonic()
+
+    def tick() -> None:
+        ended = [name for name, child in zip(names, children, strict=True) if child.process.poll() is not None]
+        waiting = [name for name in names if name not in ended]
+        job.progress(1 + len(ended), steps, f"{' and '.join(waiting)} running ({time.monotonic() - begun:.0f} s)")
+
+    wait_for(children, tick)
+    # A side that was stopped because the other failed has nothing to say; the one that failed speaks.
+    values, failures = [], []
+    for child in children:
+        try:
+            values.append(child.value())
+        except ParityError as error:
+            failures.append((child, error))
+    if failures:
+        own = [error for child, error in failures if (child.folder / "result.json").is_file()]
+        raise own[0] if own else failures[0][1]
+    return values
+
+
+def _start(spec: dict[str, Any], job: Job, side: str) -> Child:
+    python = (spec.get("official_python") if side == "official" else None) or spec["python"]
+    child_spec = {**spec, "side": side, "shared": str(job.run_dir / "shared"), "out": str(job.run_dir / side)}
+    return Child(python, "side", job.run_dir / f"{side}.process", child_spec, Path(spec["worktree"]))
