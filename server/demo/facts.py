@@ -66,6 +66,7 @@ def _parity(result: Mapping[str, Any]) -> Facts:
     test = result["self_test"]
     perturbed = len(test["red"]) + len(test["not_red"])
     facts["self-test"] = f"{len(test['red'])} of {perturbed} perturbations of the port turned it red"
+    facts["reference"] = str(result["reference"])
     facts["patches"] = "\n".join(result["environment_patches"])
     culprit = result["culprit"]
     if culprit:

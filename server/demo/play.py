@@ -307,6 +307,12 @@ def _below(path: Path, worktree: Path) -> str:
 
 
 def _places(gate: dict[str, Any], worktree: Path, stage: Stage) -> dict[str, str]:
-    report = gate.get("report") or gate.get("report_path") or ""
-    places = {"worktree": str(worktree), "report": str(report), "server's log": str(stage.folder / "server.log")}
-    return {name: place for name, place in places.items() if place}
+    """Where to look afterwards.
+
+    Raises:
+        Unexpected: The report that the gate names is not there.
+    """
+    report = Path(gate["report"])
+    if not report.is_file():
+        raise Unexpected(f"The gate's report is not there.\nSeen: {gate['report']!r}\nExpected: a file")
+    return {"worktree": str(worktree), "report": str(report), "server's log": str(stage.folder / "server.log")}

@@ -82,7 +82,7 @@ class Show:
         verdict = str(result.get("verdict") or result.get("gate") or "done")
         title = Text.assemble((f"{self.steps} · {tool}", "bold"), "  ", (f" {verdict} ", _badge(verdict)))
         given = {name: _shown(value) for name, value in arguments.items() if name != "port_id"}
-        parts = [_grid(given, "dim"), Text()] if given else []
+        parts: list[RenderableType] = [_grid(given, "dim"), Text()] if given else []
         body = Group(*parts, _grid(facts_of(tool, result)))
         self._panel(title, body, f"{seconds:.1f} s")
         self._keep("call", step=self.steps, tool=tool, arguments=dict(arguments), result=dict(result), seconds=seconds)

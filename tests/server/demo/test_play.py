@@ -78,6 +78,14 @@ def test_a_gate_that_is_open_or_has_an_item_in_another_state_stops_the_demo(gate
         play._expect_gate(gate)
 
 
+def test_a_report_that_is_not_there_stops_the_demo(tmp_path: Path) -> None:
+    stage = play.Stage(tmp_path, tmp_path, tmp_path, tmp_path)
+    with pytest.raises(Unexpected, match="report is not there"):
+        play._places({"report": str(tmp_path / "report.html")}, tmp_path, stage)
+    (tmp_path / "report.html").write_text("<html>")
+    assert play._places({"report": str(tmp_path / "report.html")}, tmp_path, stage)["report"].endswith("report.html")
+
+
 def test_without_fastvideos_environment_the_demo_says_how_to_make_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
