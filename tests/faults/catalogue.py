@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 FOLDER = Path(__file__).resolve().parent / "edits"
 
-Shows = Literal["float32", "bfloat16", "load"]
-"""Where a fault can be seen at all: in float32 outputs, in bfloat16 outputs only, or when the weights are loaded."""
+Shows = Literal["float32", "bfloat16", "load", "call"]
+"""Where a fault can be seen: in float32 outputs, in bfloat16 outputs only, or because loading or calling fails."""
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,12 @@ class Reference:
         return measured
 
 
+def _one_line_each(results: dict[str, Measured]) -> str:
+    """JSON with one line for each edit, so that a new measurement shows as a readable difference."""
+    lines = (f"{json.dumps(key)}: {json.dumps(results[key], sort_keys=True)}" for key in sorted(results))
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 def _short(number: float) -> float | str:
     """Three digits; text where JSON has no number."""
     return float(f"{number:.3g}") if number < float("inf") else "inf"
@@ -184,8 +190,9 @@ def complaint(edit: Any, measured: Measured, rewrite: bool) -> str:
     if rewrite:
         change = _largest(measured, "change_float32")
         return "does not run" if failed else f"moves {change:.1e}" if change > REWRITE_LIMIT else ""
-    if edit.shows == "load":
-        return "" if failed else "loads and runs"
+    if edit.shows in ("load", "call"):
+        stage = measured["error"]["stage"] if failed else ""
+        return "" if stage == edit.shows else f"fails in {stage}" if failed else "loads and runs"
     if failed and edit.shows == "float32":
         return f"does not run: {measured['error']['text']}"
     silent = [case for case in edit.cases if not _largest(measured, f"change_{edit.shows}", (case,))]
@@ -236,7 +243,7 @@ def main() -> int:
             wrong = complaint(edit, measured, edit in catalogue.REWRITES)
             complaints += bool(wrong)
             _print(edit, measured, wrong)
-            options.out.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+            options.out.write_text(_one_line_each(results))
     return 1 if complaints else 0
 
 

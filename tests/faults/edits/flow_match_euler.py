@@ -1,5 +1,7 @@
 """Mistakes and rewrites in FastVideo's flow-matching Euler scheduler."""
 
+# ruff: noqa: E501 -- the texts are exact
+
 MODEL = "fastvideo/models/schedulers/scheduling_flow_match_euler_discrete.py"
 
 FAULTS = [
@@ -9,7 +11,7 @@ FAULTS = [
         "old": "self.shift * sigmas_array / (1 + (self.shift - 1) * sigmas_array)",
         "new": "self.shift * sigmas_array / (1 + self.shift * sigmas_array)",
         "category": "scheduler",
-        "place": ["scheduler"],
+        "place": [""],
         "note": "The one in (shift - 1) is missing.",
     },
     {
@@ -19,7 +21,7 @@ FAULTS = [
         "new": "            sigmas_array = self.shift * sigmas_array / (1 + (self.shift - 1) * sigmas_array)\n"
         "            sigmas_array = self.shift * sigmas_array / (1 + (self.shift - 1) * sigmas_array)\n",
         "category": "scheduler",
-        "place": ["scheduler"],
+        "place": [""],
         "traps": ["scheduler-shift-applied-twice"],
         "note": "The shift is applied twice in set_timesteps.",
     },
@@ -29,7 +31,7 @@ FAULTS = [
         "old": "timesteps_array = np.linspace(t_max, t_min, num_inference_steps)",
         "new": "timesteps_array = np.linspace(t_max, t_min, num_inference_steps + 1)[:-1]",
         "category": "scheduler",
-        "place": ["scheduler"],
+        "place": [""],
         "cases": ["small", "odd"],
         "traps": ["scheduler-endpoint-and-step-count-convention"],
         "note": "One point more, the last one dropped; given sigmas show nothing.",
@@ -40,7 +42,7 @@ FAULTS = [
         "old": "sigma_min if sigma_min is not None else self.sigmas[-1].item()",
         "new": "sigma_min if sigma_min is not None else 0.0",
         "category": "scheduler",
-        "place": ["scheduler"],
+        "place": [""],
         "cases": ["small", "odd"],
         "traps": ["scheduler-endpoint-and-step-count-convention"],
         "note": "The grid ends at zero.",
@@ -51,7 +53,7 @@ FAULTS = [
         "old": "sigma_min if sigma_min is not None else self.sigmas[-1].item()",
         "new": "sigma_min if sigma_min is not None else 1 / num_train_timesteps",
         "category": "scheduler",
-        "place": ["scheduler"],
+        "place": [""],
         "cases": ["small", "odd"],
         "traps": ["scheduler-set-shift-keeps-old-endpoints"],
         "note": "The endpoint of a schedule without shift.",
@@ -62,7 +64,7 @@ FAULTS = [
         "old": "prev_sample = sample + dt * model_output",
         "new": "prev_sample = sample - dt * model_output",
         "category": "scheduler",
-        "place": ["scheduler"],
+        "place": [""],
         "traps": ["guidance-velocity-sign-and-time-direction"],
         "note": "Steps go the wrong way.",
     },
@@ -72,7 +74,7 @@ FAULTS = [
         "old": "            sigma = self.sigmas[sigma_idx]\n",
         "new": "            sigma = self.sigmas[max(sigma_idx - 1, 0)]\n",
         "category": "scheduler",
-        "place": ["scheduler"],
+        "place": [""],
         "note": "Each step starts at the sigma before; the first is right.",
     },
     {
@@ -81,7 +83,7 @@ FAULTS = [
         "old": "sigmas_tensor = torch.cat([sigmas_tensor, torch.zeros(1, device=sigmas_tensor.device)])",
         "new": "sigmas_tensor = torch.cat([sigmas_tensor, sigmas_tensor[-1:]])",
         "category": "scheduler",
-        "place": ["scheduler"],
+        "place": [""],
         "traps": ["scheduler-endpoint-and-step-count-convention"],
         "note": "The last step does not reach zero.",
     },
@@ -91,21 +93,20 @@ FAULTS = [
         "old": "timesteps_array = np.linspace(t_max, t_min, num_inference_steps)",
         "new": "timesteps_array = np.linspace(t_max, t_min, num_inference_steps, dtype=np.float32)",
         "category": "dtype",
-        "place": ["scheduler"],
+        "place": [""],
         "cases": ["small", "odd"],
         "traps": ["scheduler-float64-linspace-rounding"],
         "note": "The grid is rounded before the shift: a few timesteps move by one unit in the last place.",
     },
     {
-        "id": "flow_match_euler-step-bfloat16",
+        "id": "flow_match_euler-timesteps-bfloat16",
         "file": MODEL,
-        "old": "        sample = sample.to(torch.float32)\n",
-        "new": "",
+        "old": "            timesteps_tensor = sigmas_tensor * self.config.num_train_timesteps\n        else:",
+        "new": "            timesteps_tensor = (sigmas_tensor * self.config.num_train_timesteps).bfloat16().float()\n        else:",
         "category": "dtype",
-        "place": ["scheduler"],
-        "shows": "bfloat16",
-        "traps": ["dtype-scheduler-step-precision"],
-        "note": "Steps are taken in the latents' dtype; nothing to see in float32.",
+        "place": [""],
+        "traps": ["dtype-cast-before-divide"],
+        "note": "Timesteps are rounded to bfloat16; the trajectory itself is unchanged.",
     },
 ]
 
@@ -117,5 +118,13 @@ REWRITES = [
         "new": "prev_sample = model_output * -(sigma - sigma_next) + sample",
         "category": "scheduler",
         "note": "The same step with its terms in another order.",
+    },
+    {
+        "id": "flow_match_euler-rewrite-not-upcast",
+        "file": MODEL,
+        "old": "        sample = sample.to(torch.float32)\n",
+        "new": "",
+        "category": "scheduler",
+        "note": "One addition rounds once, with or without the upcast that the result loses again.",
     },
 ]

@@ -26,7 +26,7 @@ FAULTS = [
         "note": "RMSNorm epsilon 1e-5 where the reference has 1e-6.",
     },
     {
-        "id": "wan_dit-rmsnorm-without-epsilon",
+        "id": "wan_dit-rmsnorm-epsilon-tenfold",
         "file": NORMS,
         "old": "x * torch.rsqrt(variance + self.variance_epsilon)",
         "new": "x * torch.rsqrt(variance + 10 * self.variance_epsilon)",
@@ -307,7 +307,6 @@ FAULTS = [
         "new": "x_real, x_imag = x.float().reshape(*x.shape[:-1], 2, -1).unbind(-2)  # [B, H, D//2] each",
         "category": "rope",
         "place": ["blocks.*.attn1"],
-        "glue": True,
         "traps": ["rope-half-split-vs-interleaved"],
         "note": "Halves are paired in place of neighbours.",
     },
@@ -318,9 +317,8 @@ FAULTS = [
         "new": "x_rotated = torch.stack([x_imag, -x_real], dim=-1).flatten(-2)  # [B, H, D]",
         "category": "rope",
         "place": ["blocks.*.attn1"],
-        "glue": True,
         "traps": ["rope-sin-cos-order-and-partial-dims"],
-        "note": "Queries and keys turn the other way; only the trace sees it, since attention knows distances alone.",
+        "note": "Queries and keys turn the other way.",
     },
     {
         "id": "wan_dit-rope-on-query-only",
@@ -329,7 +327,6 @@ FAULTS = [
         "new": "            qkv[:batch_size] = _apply_rotary_emb(qkv[:batch_size], cos,",
         "category": "rope",
         "place": ["blocks.*.attn1"],
-        "glue": True,
         "traps": ["rope-batch-size-broadcast"],
         "note": "Keys are not rotated.",
     },
@@ -353,7 +350,6 @@ FAULTS = [
         "times": 2,
         "category": "attention",
         "place": ["blocks.*.attn1"],
-        "glue": True,
         "traps": ["attention-softmax-scale-lost-with-mask"],
         "note": "Logits are divided by the model's width, not the head's.",
     },
@@ -377,7 +373,6 @@ FAULTS = [
         "times": 2,
         "category": "mask",
         "place": ["blocks.*.attn1"],
-        "glue": True,
         "note": "Self-attention sees the past only.",
     },
     {
@@ -387,7 +382,6 @@ FAULTS = [
         "new": "        k, q, v = qkv.chunk(3, dim=0)\n\n        output",
         "category": "attention",
         "place": ["blocks.*.attn1"],
-        "glue": True,
         "traps": ["mapping-shape-equal-but-semantically-swapped"],
         "note": "Queries and keys change roles.",
     },
@@ -562,19 +556,6 @@ FAULTS = [
         "shows": "bfloat16",
         "traps": ["norm-fp32-layernorm-required"],
         "note": "RMSNorm computes in the model's dtype; nothing to see in float32.",
-    },
-    {
-        "id": "wan_dit-layernorm-not-upcast",
-        "file": NORMS,
-        "old": "            inputs.float(),\n            self.normalized_shape,\n"
-        "            self.weight.float() if self.weight is not None else None,\n"
-        "            self.bias.float() if self.bias is not None else None,",
-        "new": "            inputs,\n            self.normalized_shape,\n            self.weight,\n            self.bias,",
-        "category": "dtype",
-        "place": ["norm_out.norm", "blocks.*.self_attn_residual_norm.norm", "blocks.*.cross_attn_residual_norm.norm"],
-        "shows": "bfloat16",
-        "traps": ["norm-fp32-layernorm-required"],
-        "note": "FP32LayerNorm without its casts; nothing to see in float32.",
     },
 ]
 

@@ -93,9 +93,9 @@ FAULTS = [
         "new": "CACHE_T = 1",
         "category": "cache",
         "place": ["*.conv1", "*.conv2", "*.conv_in", "*.conv_out"],
-        "cases": ["small", "odd"],
+        "cases": ["odd"],
         "traps": ["vae-feature-cache-off-is-another-algorithm"],
-        "note": "Causal convolutions remember one frame too few; a single frame shows nothing.",
+        "note": "Causal convolutions remember one frame too few; shows from the third chunk on.",
     },
     {
         "id": "wan_vae-upsample-cache-dropped",
