@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .errors import PortError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ports (
@@ -39,24 +42,98 @@ def database_path(home: Path) -> Path:
     return home / "state.sqlite3"
 
 
+class StateUnavailable(PortError, sqlite3.OperationalError):
+    """The database cannot be used now: locked, full, read-only, not there. Nothing was changed."""
+
+
+class StateDamaged(PortError, sqlite3.DatabaseError):
+    """The database is no longer one, or not one of ours."""
+
+
+# SQLite's own words; its numeric codes reach Python only from 3.11 on.
+_CAUSES = (
+    ("is full", "The disk of the state folder is full.", "Free space on that disk, then try again."),
+    (
+        "locked",
+        "The state folder is in use by another process that does not let go of it.",
+        "Try again; if it stays so, end the hanging fastvideo-port process, or take the folder off a network drive.",
+    ),
+    ("readonly", "The state folder cannot be written.", "Make the folder and its files writable for this user."),
+    (
+        "unable to open",
+        "The state folder's database cannot be opened.",
+        "Make sure that it is a regular file that this user can read and write; move away what else stands there.",
+    ),
+    (
+        "disk i/o",
+        "The disk of the state folder reports an error.",
+        "Check that disk, then try again.",
+    ),
+)
+_DAMAGED = ("not a database", "malformed", "no such table", "no such column", "could not decode", "has no column")
+
+
+@contextmanager
+def worded(home: Path) -> Iterator[None]:
+    """Turn SQLite's errors about the file (not about a statement's values) into ``PortError``.
+
+    Raises:
+        StateUnavailable: It cannot be used now; also a ``sqlite3.OperationalError``.
+        StateDamaged: It is damaged; also a ``sqlite3.DatabaseError``.
+    """
+    try:
+        yield
+    except PortError:
+        raise
+    except sqlite3.DatabaseError as error:
+        said = str(error)
+        lower = said.lower()
+        seen = f"{database_path(home)}: {said}"
+        for sign, what, fix in _CAUSES:
+            if sign in lower:
+                raise StateUnavailable(what, seen=seen, fix=fix) from error
+        if any(sign in lower for sign in _DAMAGED):
+            raise StateDamaged(
+                "The state folder's database is damaged.",
+                seen=seen,
+                fix="Restore it from a backup, or move the state folder away, begin anew with create_worktree and run "
+                "the checks again.",
+            ) from error
+        raise
+
+
 @contextmanager
 def transaction(home: Path) -> Iterator[sqlite3.Connection]:
     """Open the database for one write transaction; commit at the end, roll back on an exception.
 
     ``BEGIN IMMEDIATE`` takes the write lock at once, so a read followed by a write cannot be overtaken by another
     process. WAL with full synchronisation survives a power loss between any two writes.
+
+    Raises:
+        StateUnavailable, StateDamaged: See ``worded``; nothing was committed.
     """
-    connection = sqlite3.connect(database_path(home), timeout=30, isolation_level=None)
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.executescript(_SCHEMA)
-        connection.execute("BEGIN IMMEDIATE")
+    with worded(home):
+        _make_private(database_path(home))
+        connection = sqlite3.connect(database_path(home), timeout=30, isolation_level=None)
         try:
-            yield connection
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
-    finally:
-        connection.close()
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.executescript(_SCHEMA)
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                # A full disk makes SQLite roll back by itself; then there is nothing left to do.
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+
+
+def _make_private(path: Path) -> None:
+    """Make the file, if absent, readable by this user alone; SQLite gives its side files the same mode."""
+    # What cannot be made is said by SQLite a moment later, in its own words.
+    with suppress(OSError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))

@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from .errors import PortError
@@ -66,7 +66,10 @@ def _identity(status: os.stat_result) -> Identity:
 
 def _open(home: Path) -> sqlite3.Connection:
     """The cache; a file of its own, because losing it loses nothing."""
-    connection = sqlite3.connect(home / "hashes.sqlite3", timeout=30, isolation_level=None)
+    path = home / "hashes.sqlite3"
+    with suppress(OSError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # readable by this user alone
+    connection = sqlite3.connect(path, timeout=30, isolation_level=None)
     connection.execute("CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, identity TEXT, sha256 TEXT)")
     return connection
 
@@ -76,12 +79,14 @@ def _key(path: Path) -> str:
 
 
 def _recall(home: Path, path: Path, identity: Identity) -> str | None:
-    with closing(_open(home)) as db:
+    # A damaged or locked cache only costs reading the file again.
+    with suppress(sqlite3.Error), closing(_open(home)) as db:
         row = db.execute("SELECT sha256 FROM hashes WHERE path = ? AND identity = ?", (_key(path), repr(identity)))
         found = row.fetchone()
-    return str(found[0]) if found else None
+        return str(found[0]) if found else None
+    return None
 
 
 def _remember(home: Path, path: Path, identity: Identity, digest: str) -> None:
-    with closing(_open(home)) as db:
+    with suppress(sqlite3.Error), closing(_open(home)) as db:
         db.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)", (_key(path), repr(identity), digest))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ..port.database import database_path, transaction
+from ..port.database import database_path, transaction, worded
 from ..port.errors import PortError
 from .models import RunRecord
 
@@ -76,9 +76,11 @@ def change_record(home: Path, run_id: str, change: Callable[[RunRecord], RunReco
 def _select(home: Path, statement: str, *values: str) -> list[str]:
     # No write lock and no schema: whoever waits for a run asks several times a second.
     try:
-        with closing(sqlite3.connect(database_path(home), timeout=30, isolation_level=None)) as db:
+        # mode=rw: a database that is not there is not made here but by `transaction`, for this user alone.
+        where = f"{database_path(home).absolute().as_uri()}?mode=rw"
+        with worded(home), closing(sqlite3.connect(where, uri=True, timeout=30, isolation_level=None)) as db:
             return [row[0] for row in db.execute(statement, values).fetchall()]
-    except sqlite3.OperationalError:
+    except sqlite3.DatabaseError:
         with transaction(home) as db:
             return [row[0] for row in db.execute(statement, values).fetchall()]
 
