@@ -14,6 +14,7 @@ from .audit import sha256
 from .blame import Culprit, find_culprit
 from .boundaries import GROSS, Boundary, Comparison
 from .dtypes import audit_dtypes
+from .honesty import judge_conduct, judge_files, judge_outputs, judge_weights, moved
 from .job import Job
 from .metrics import Distance, distance
 from .pairing import Pair, coverage, pair_modules
@@ -70,6 +71,7 @@ class _Report:
         self.findings: list[Finding] = []
         self.links: list[Link] = []
         self.pairs: dict[str, Pair] = {}
+        self.pairing: dict[str, object] = coverage({}, Trace())
         self.culprit: Culprit | None = None
 
     def build(self) -> dict[str, Any]:
@@ -133,6 +135,7 @@ class _Report:
         for finding in proof.findings:
             if finding.fatal:
                 self.say(f"weights-{finding.code}", "fail", finding.message)
+        self.findings += judge_weights(proof, self.official["weights_used"])
         return proof
 
     def honesty(self) -> None:
@@ -148,6 +151,10 @@ class _Report:
                 )
             for remark in facts["remarks"]:
                 self.say(remark["code"], "pass", remark["message"])
+        repo = self.spec.get("official_repo")
+        self.findings += judge_files(self.root, self.official, self.port)
+        self.findings += judge_conduct(self.official, self.port, repo)
+        self.findings += judge_outputs(self.root, self.items[0].key, self.official, self.port)
         for case in self.official["inputs"]["ignore_seed"]:
             self.say(
                 "seed-ignored",
@@ -429,7 +436,7 @@ class _Report:
         for number, name in enumerate(self.port["input_names"]):
             moved_port = self.outputs("port", item, f"input.{number}")
             moved_official = self.outputs("official", item, f"input.{number}")
-            if _moved(moved_official, base_official) and not _moved(moved_port, base_port):
+            if moved(moved_official, base_official) and not moved(moved_port, base_port):
                 self.say(
                     "port-ignores-input", "fail", f"The official output depends on input {name!r}; the port's does not."
                 )
@@ -474,12 +481,3 @@ def _common(
         for name in truth
         if name in port and port[name].shape == truth[name].shape and truth[name].numel()
     ]
-
-
-def _moved(after: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> bool:
-    if after.keys() != before.keys():
-        return True
-    return any(
-        after[name].shape != before[name].shape or distance(after[name], before[name]).relative_l2 > 1e-7
-        for name in before
-    )

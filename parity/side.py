@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 
 from .adapter import Adapter, Side, load_adapter
-from .audit import all_sources, attention_classes, environment, flags, foreign_code, imported_files, reset_flags
+from .audit import all_sources, attention_classes, environment, flags, foreign_code, imported_files, reset_flags, sha256
+from .conduct import Conduct
 from .context import Context
 from .errors import ParityError
 from .job import Job
@@ -25,6 +26,7 @@ from .leaves import leaves, map_tensors, replace_leaf
 from .mapping import plan
 from .patches import apply_patches
 from .proof import Proof, prove
+from .seal import Seal
 from .trace import tracing
 from .weights import Entry, entries_of_model, entry, tensors_of_model
 
@@ -60,6 +62,10 @@ class Runner:
         self.out = Path(spec["out"])
         self.out.mkdir(parents=True, exist_ok=True)
         self.device = _device(spec["device"])
+        self.seal = Seal()
+        self.conduct = Conduct(Path(spec["adapter"]))
+        self.written: dict[str, str] = {}
+        self.read: dict[str, list[str]] = {}
         self.adapter: Adapter = load_adapter(Path(spec["adapter"]))
         self.cases = _choose(self.adapter.cases, spec["cases"])
         self.items = items(list(self.cases), spec["seeds"])
@@ -115,7 +121,11 @@ class Runner:
             self.remarks.append({"code": code, "message": message})
 
     def inputs(self, item: Item) -> Any:
-        return torch.load(self.shared / f"inputs.{item.key}.pt", weights_only=True)
+        path = self.shared / f"inputs.{item.key}.pt"
+        digests, digest = self.read.setdefault(path.name, []), sha256(path)
+        if digest not in digests:
+            digests.append(digest)
+        return torch.load(path, weights_only=True)
 
     def call(self, model: torch.nn.Module, item: Item, dtype: torch.dtype, inputs: Any = None) -> Any:
         """One forward on fresh copies of the inputs, with the same random state on both sides."""
@@ -125,7 +135,7 @@ class Runner:
         torch.manual_seed(item.seed)
         if not self.cast_inputs:
             try:
-                return self.adapter.call(f"call_{self.side}", model, map_tensors(bundle, torch.Tensor.clone), ctx)
+                return self._watched(model, map_tensors(bundle, torch.Tensor.clone), ctx)
             except ParityError as error:
                 if not _is_dtype_or_device_clash(error):
                     raise
@@ -135,7 +145,11 @@ class Runner:
                     f"call_{self.side} does not move its inputs to ctx.device and ctx.dtype; they were moved for it.",
                 )
         torch.manual_seed(item.seed)
-        return self.adapter.call(f"call_{self.side}", model, _to(bundle, ctx.device, ctx.dtype), ctx)
+        return self._watched(model, _to(bundle, ctx.device, ctx.dtype), ctx)
+
+    def _watched(self, model: torch.nn.Module, bundle: Any, ctx: Context) -> Any:
+        with self.conduct.watching(model, bundle):
+            return self.adapter.call(f"call_{self.side}", model, bundle, ctx)
 
     def run(self, model: torch.nn.Module, item: Item, dtype: torch.dtype, tag: str, inputs: Any = None) -> None:
         """One forward whose outputs are kept as ``<key>.<tag>.safetensors``."""
@@ -148,9 +162,19 @@ class Runner:
         """The same, with a trace beside it. Returns the number of module calls seen."""
         with torch.no_grad(), tracing(model, sketches=sketches) as trace:
             output = self.call(model, item, dtype)
-        trace.save(self.out / f"{item.key}.{tag}.trace")
+        path = self.out / f"{item.key}.{tag}.trace"
+        trace.save(path)
+        self._wrote(path.with_suffix(".json"), path.with_suffix(".npy"))
         self.keep(output, item, tag)
-        return len(trace.calls)
+        return sum("::" not in call.module for call in trace.calls)
+
+    def _wrote(self, *paths: Path) -> None:
+        """Note what a file holds, so that nobody else can put another one in its place unseen."""
+        self.written.update({path.name: sha256(path) for path in paths})
+
+    def facts(self) -> dict[str, Any]:
+        """What the coordinator needs in order to believe this side."""
+        return {"conduct": self.conduct.report(self.seal.broken()), "written": self.written, "read": self.read}
 
     def keep(self, output: Any, item: Item, tag: str) -> None:
         try:
@@ -162,7 +186,9 @@ class Runner:
                 fix="Return tensors, or dicts, lists, tuples or dataclasses of tensors.",
             ) from error
         tensors = {name or "output": _storable(tensor) for name, tensor in named}
-        save_file(tensors, self.out / f"{item.key}.{tag}.safetensors")
+        path = self.out / f"{item.key}.{tag}.safetensors"
+        save_file(tensors, path)
+        self._wrote(path)
 
     def perturbed(self, item: Item) -> Iterator[tuple[str, Any]]:
         """Inputs with one leaf changed at a time."""
@@ -253,6 +279,7 @@ def run_official(runner: Runner) -> dict[str, Any]:
     _responses(runner, model)
     used = _weights_used(runner, model)
     backends = attention_classes(model)
+    runner.conduct.look_at(model, torch.float32)
     reference = _reference(runner, model)
     del model
     for name in spec["dtypes"]:
@@ -260,8 +287,10 @@ def run_official(runner: Runner) -> dict[str, Any]:
             model = runner.load(getattr(torch, name))
             for item in runner.items:
                 runner.run_traced(model, item, getattr(torch, name), name, sketches=False)
+            runner.conduct.look_at(model, getattr(torch, name))
             del model
     return {
+        **runner.facts(),
         "cases": list(runner.cases),
         "inputs": made,
         "module_calls": calls,
@@ -303,8 +332,10 @@ def _make_inputs(runner: Runner) -> dict[str, Any]:
             )
         )
     seeds = len(runner.spec["seeds"])
+    files = {path.name: sha256(path) for path in (runner.shared / f"inputs.{i.key}.pt" for i in runner.items)}
     _announce(runner.shared / "inputs.ready", list(runner.cases))
     return {
+        "files": files,
         "ignore_seed": [case for case, seen in digests.items() if seeds > 1 and len(seen) == 1],
         "distinct": len({text for seen in digests.values() for text in seen}),
     }
@@ -388,14 +419,17 @@ def run_port(runner: Runner) -> dict[str, Any]:
     foreign = foreign_code(model, Path(spec["official_repo"]) if spec.get("official_repo") else None)
     backends = attention_classes(model)
     cls = f"{type(model).__module__}.{type(model).__qualname__}"
+    runner.conduct.look_at(model, torch.float32)
     del model
     for name in spec["dtypes"]:
         if name != "float32":
             model = runner.load(getattr(torch, name))
             for item in runner.items:
                 runner.run_traced(model, item, getattr(torch, name), name, sketches=False)
+            runner.conduct.look_at(model, getattr(torch, name))
             del model
     return {
+        **runner.facts(),
         "class": cls,
         "module_calls": calls,
         "proof": proof.to_json(),

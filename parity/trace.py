@@ -160,7 +160,10 @@ class _Recorder:
         self.stack.append(len(self.trace.calls) - 1)
         call.inputs = self.record(values)
 
-    def end(self, output: Any) -> None:
+    def end(self, module: str, output: Any) -> None:
+        # A call that raised, in code that caught it, never ends; what was inside it is left on the stack.
+        while self.trace.calls[self.stack[-1]].module != module:
+            self.stack.pop()
         call = self.trace.calls[self.stack.pop()]
         call.outputs = self.record(output)
         call.ended = self.ended
@@ -222,7 +225,7 @@ class _Functions(TorchFunctionMode):
         except BaseException:
             recorder.stack.pop()
             raise
-        recorder.end(output)
+        recorder.end(f"{where}::{name}", output)
         return output
 
 
@@ -272,7 +275,7 @@ def tracing(model: torch.nn.Module, *, sketches: bool = True) -> Iterator[Trace]
             recorder.begin(name, type(module).__name__, (*args, kwargs) if kwargs else args)
 
         def after(_: torch.nn.Module, __: Any, ___: Any, output: Any) -> None:
-            recorder.end(output)
+            recorder.end(name, output)
 
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(module.register_forward_hook(after, with_kwargs=True))
