@@ -108,9 +108,16 @@ class _Blame:
             return self.module(call, numbers)
         parent = self.calls[call.parent]
         siblings = [i for i in self.comparison.port.children(call.parent) if i < index]
+        for sibling in reversed(siblings):
+            if sibling in self.boundaries or sibling in seen:
+                break
+            if self.unexplained_inputs(self.calls[sibling]):  # not compared, and wrong already when it was called
+                return self.resolve(sibling, numbers, seen)
         previous = self.calls[siblings[-1]] if siblings else None
         unknown = [t for t in self.unexplained_inputs(parent) if self.producer.get(t) is None]
-        if previous is None and unknown and call.parent not in seen and parent.module not in self.comparison.pairs:
+        handed_on = set(self.unexplained_inputs(call)) & set(unknown)
+        unpaired = parent.module not in self.comparison.pairs
+        if unknown and call.parent not in seen and (handed_on or (previous is None and unpaired)):
             return self.before(call.parent, numbers, seen | {call.parent})
         info = self.comparison.port.modules.get(parent.module)
         start = (

@@ -8,6 +8,7 @@ is taken back in time cannot be seen in this way.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+_TORCH = str(Path(torch.__file__).parent)
 _WATCHED: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (
         torch,
@@ -42,6 +44,9 @@ _WATCHED: tuple[tuple[Any, tuple[str, ...]], ...] = (
 )  # fmt: skip
 
 
+_TORCH = str(Path(torch.__file__).parent)
+
+
 class Seal:
     """What the engine consists of at one moment."""
 
@@ -57,7 +62,7 @@ class Seal:
 def _state() -> Iterator[tuple[str, Any]]:
     for owner, names in _WATCHED:
         for name in names:
-            yield f"{owner.__name__}.{name}", _mark(getattr(owner, name))
+            yield f"{owner.__name__}.{name}", _origin(getattr(owner, name))
     prefix = __package__ + "."
     for module_name, module in list(sys.modules.items()):
         if not module_name.startswith(prefix) or module is None:
@@ -73,8 +78,16 @@ def _state() -> Iterator[tuple[str, Any]]:
                         yield f"parity.{short}.{name}.{key}", _mark(member)
 
 
+def _origin(function: Any) -> Any:
+    """The function itself, or just "torch": torch.compile wraps some of torch's functions when it is first imported."""
+    code = getattr(function, "__code__", None)
+    return "torch" if code is not None and code.co_filename.startswith(_TORCH) else _mark(function)
+
+
 def _mark(value: Any) -> Any:
     """Something that is equal as long as ``value`` is the same; functions also count by their code and defaults."""
+    if isinstance(value, types.FunctionType) and value.__code__.co_filename.startswith(_TORCH):
+        value = inspect.unwrap(value)  # torch._dynamo, when it is first imported, wraps torch.manual_seed
     if isinstance(value, types.FunctionType):
         return id(value), id(value.__code__), repr(value.__defaults__)
     if isinstance(value, (bool, int, float, str, bytes, tuple, frozenset)):

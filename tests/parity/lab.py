@@ -1,4 +1,4 @@
-"""A small video transformer twice, an official package and a port below ``fastvideo/``, and the real job run on the two.
+"""A small video transformer twice, an official package and a port below ``fastvideo/``, and the real job run on both.
 
 The port renames every module, fuses q, k and v, and computes in another order; texts are edited to plant faults.
 """

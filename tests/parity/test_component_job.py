@@ -1,0 +1,178 @@
+"""The component job, end to end in real processes, on a small transformer and a port of it with other names."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+def _sibling(name: str) -> object:
+    path = Path(__file__).with_name(f"{name}.py")
+    if f"_parity_{name}" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(f"_parity_{name}", path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[f"_parity_{name}"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[f"_parity_{name}"])
+    return sys.modules[f"_parity_{name}"]
+
+
+lab = _sibling("lab")
+Edit = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One mistake in the port and where the engine has to see it.
+
+    Attributes:
+        edits: Old and new text of the port.
+        kind, module: Of the culprit.
+        line: The planted line, which the culprit's few lines have to hold; empty where the class of a module is named.
+        code: A finding that has to be there too.
+    """
+
+    edits: tuple[Edit, ...]
+    kind: str
+    module: str
+    line: str = ""
+    code: str = ""
+
+
+FAULTS = {
+    "wrong epsilon": Fault(
+        (("self.pre_mlp = nn.LayerNorm(width, eps=1e-6)", "self.pre_mlp = nn.LayerNorm(width, eps=1e-5)"),),
+        "module",
+        "layers.0.pre_mlp",
+    ),
+    "scale and shift swapped": Fault(
+        (("h = torch.addcmul(shift_a, h, 1 + scale_a)", "h = torch.addcmul(scale_a, h, 1 + shift_a)"),),
+        "glue",
+        "layers.0",
+        "h = torch.addcmul(scale_a, h, 1 + shift_a)",
+    ),
+    "bias left out": Fault(
+        (("self.o = nn.Linear(width, width)", "self.o = nn.Linear(width, width, bias=False)"),),
+        "module",
+        "layers.0.attention.o",
+        code="weights-not-arrived",
+    ),
+    "weight transposed": Fault(
+        (
+            (
+                "    model.load_state_dict(",
+                '    state["layers.1.attention.o.weight"] = state["layers.1.attention.o.weight"].t()\n'
+                "    model.load_state_dict(",
+            ),
+        ),
+        "module",
+        "layers.1.attention.o",
+        code="weights-transposed",
+    ),
+    "residual dropped": Fault(
+        (("x = x + gate_f * y", "x = gate_f * y"),),
+        "glue",
+        "layers.0",
+        "x = gate_f * y",
+    ),
+    "softmax scale": Fault(
+        (("attn_mask=mask[:, None, None, :])", "attn_mask=mask[:, None, None, :], scale=0.3)"),),
+        "module",
+        "layers.0.attention",
+        "scale=0.3",
+    ),
+    "GELU by erf": Fault(
+        (('h = F.gelu(h, approximate="tanh")', "h = F.gelu(h)"),),
+        "glue",
+        "layers.0.mlp",
+        "h = F.gelu(h)",
+    ),
+}
+
+REWRITES: dict[str, tuple[Edit, ...]] = {
+    "q, k and v apart": (
+        (
+            "self.qkv = nn.Linear(width, 3 * width)",
+            "self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))",
+        ),
+        (
+            "q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)",
+            "q, k, v = (f(x).view(b, n, self.heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v))",
+        ),
+        ('(r"layers.\\1.attention.qkv.\\2", 0, 3)', 'r"layers.\\1.attention.q.\\2"'),
+        ('(r"layers.\\1.attention.qkv.\\2", 1, 3)', 'r"layers.\\1.attention.k.\\2"'),
+        ('(r"layers.\\1.attention.qkv.\\2", 2, 3)', 'r"layers.\\1.attention.v.\\2"'),
+    ),
+    "norm in steps, sums in another order": (
+        ("h = self.pre_attn(x)", "h = steps(self.pre_attn, x)"),
+        ("y = self.mlp(h)", "y = halves(self.mlp, h)"),
+        (
+            "class Layer(nn.Module):",
+            "def steps(norm, x):\n"
+            "    x = x - x.mean(dim=-1, keepdim=True)\n"
+            "    x = x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + norm.eps)\n"
+            "    return x * norm.weight + norm.bias\n"
+            "\n\n"
+            "def halves(mlp, x):\n"
+            '    h = F.gelu(mlp.up(x), approximate="tanh")\n'
+            "    half = h.shape[-1] // 2\n"
+            "    left = F.linear(h[..., :half], mlp.down.weight[:, :half])\n"
+            "    return mlp.down.bias + F.linear(h[..., half:], mlp.down.weight[:, half:]) + left\n"
+            "\n\n"
+            "class Layer(nn.Module):",
+        ),
+    ),
+}
+
+
+def test_a_correct_port_passes_in_both_dtypes_and_says_what_it_rests_on(tmp_path: Path) -> None:
+    result = lab.Lab(tmp_path, seeds=[0, 1], dtypes=["float32", "bfloat16"]).run()
+    value = result.value
+    assert result.verdict == "pass" and result.codes == set(), result.explain()
+    assert [(row["case"], row["seed"]) for row in value["cases"]] == [
+        ("small", 0),
+        ("small", 1),
+        ("odd", 0),
+        ("odd", 1),
+    ]
+    for row in value["cases"]:
+        assert row["logic_ratio"] <= 1.5 and row["precision_ratio"] <= 2 and row["boundaries"] > 25
+    assert value["reference"]["kind"] == "float64"
+    assert value["self_test"]["passed"] and {"input x", "input t", "input mask"} <= {
+        trial["perturbed"] for trial in value["self_test"]["trials"]
+    }
+    assert value["weights"]["tensors"] == [62, 62] and not value["weights"]["missing"]
+    assert value["attention_backends"]["port"]["scaled_dot_product_attention"] == 3
+    assert "worktree:fastvideo/models/dits/toy.py" in value["depends_on"]
+    assert "official:toyofficial/model.py" in value["depends_on"]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_mistake_is_red_at_its_place(name: str, tmp_path: Path) -> None:
+    fault = FAULTS[name]
+    result = lab.Lab(tmp_path, port=lab.edited(lab.PORT, *fault.edits), cases=["small"]).run()
+    assert result.verdict == "fail", result.explain()
+    culprit = result.value["culprit"]
+    assert (culprit["kind"], culprit["module"]) == (fault.kind, fault.module), result.explain()
+    if fault.line:
+        assert Path(culprit["file"]).resolve() == result.port_file.resolve()
+        assert culprit["line"] <= result.line(fault.line) <= culprit["end_line"] <= culprit["line"] + 6, culprit
+    if fault.code:
+        assert fault.code in result.codes, result.explain()
+
+
+@pytest.mark.parametrize("name", REWRITES)
+def test_a_correct_rewrite_is_not_accused(name: str, tmp_path: Path) -> None:
+    result = lab.Lab(tmp_path, port=lab.edited(lab.PORT, *REWRITES[name])).run()
+    assert result.verdict == "pass", result.explain()
+
+
+def test_a_mask_that_is_ignored_shows_only_where_text_is_padded(tmp_path: Path) -> None:
+    port = lab.edited(lab.PORT, ("attn_mask=mask[:, None, None, :]", "attn_mask=None"))
+    result = lab.Lab(tmp_path, port=port).run()
+    verdicts = {row["case"]: row["verdict"] for row in result.value["cases"]}
+    assert verdicts == {"small": "pass", "odd": "fail"}, result.explain()
+    assert "port-ignores-input" in result.codes and result.verdict == "fail"
