@@ -11,7 +11,7 @@ import torch
 from .pairing import Pair
 from .sketch import Fingerprint, same_values_in_any_order, sketch_distance
 from .trace import Call, Trace
-from .verdict import BOUNDARY_FAIL, BOUNDARY_PASS, ratio
+from .verdict import BOUNDARY_FAIL, BOUNDARY_PASS, UNIT, ratio
 
 _LAYOUT_TOLERANCE = 1e-6
 GROSS = 1e-2
@@ -29,6 +29,7 @@ class Boundary:
         ratio: Worst logic ratio over the outputs; NaN when the port is not finite where the reference is.
         port_error, reference_error: Relative L2 of that output against the reference.
         layout: The values agree but stand in another order.
+        bias: Ratio of the systematic part of the error, `bias_ratio`; the largest over the outputs.
     """
 
     index: int
@@ -38,6 +39,7 @@ class Boundary:
     port_error: float
     reference_error: float
     layout: bool
+    bias: float
 
 
 class Comparison:
@@ -97,6 +99,21 @@ class Comparison:
             return own, own, True
         return error, own, False
 
+    def bias_ratio(self, port_index: int, reference_index: int) -> float:
+        """How much the port's tensor is longer or shorter than the reference, over what rounding can do.
+
+        Rounding errors point anywhere, so they change the length of a tensor of ``n`` elements by only
+        ``error / sqrt(n)``; a wrong epsilon or scale changes it by the whole error. That makes small systematic
+        mistakes visible below the noise of single elements.
+        """
+        mine, theirs = self.port.tensors[port_index], self.reference.tensors[reference_index]
+        if not theirs.norm or mine.non_finite or theirs.non_finite:
+            return 0.0
+        twin = self._twins.get(reference_index)
+        own = abs(self.official.tensors[twin].norm / theirs.norm - 1) if twin is not None else 0.0
+        spread = 4 * max(self.reference_error(reference_index), UNIT) / math.sqrt(theirs.elements)
+        return abs(mine.norm / theirs.norm - 1) / max(own, spread, UNIT / 4)
+
     def boundaries(self) -> list[Boundary]:
         """Every paired call whose outputs can be compared, in the order in which the port's calls returned."""
         found = []
@@ -134,15 +151,16 @@ class Comparison:
         other = self.reference_calls.get((pair.official, call.occurrence)) if pair else None
         if pair is None or other is None:
             return None
-        measured = []
+        measured, biases = [], []
         for (_, mine), (_, theirs) in zip(call.outputs, other.outputs, strict=False):
             errors = self.errors(mine, theirs)
             if errors is not None:
+                biases.append(self.bias_ratio(mine, theirs))
                 measured.append((ratio(errors[0], errors[1]), *errors))
         if not measured:
             return None
         worst = max(measured, key=lambda row: math.inf if math.isnan(row[0]) else row[0])
-        return Boundary(index, call.module, pair.official, *worst)
+        return Boundary(index, call.module, pair.official, *worst, bias=max(biases))
 
     def explained(self, index: int) -> int | None:
         """The reference tensor that a port tensor is equal to within the noise, in this or another order; or none."""

@@ -239,6 +239,7 @@ class _Report:
                 "reference_error": judged.reference_error,
             }
         result["boundaries"] = len(boundaries)
+        result["worst_bias"] = max(((b.bias, b.port) for b in boundaries), default=(0.0, ""))
         verdicts.append(self.control(item))
         worst_row = max(rows, key=lambda row: math.inf if math.isnan(row["logic_ratio"]) else row["logic_ratio"])
         result.update({key: worst_row[key] for key in ("logic_ratio", "port_error", "reference_error")})

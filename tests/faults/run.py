@@ -1,0 +1,258 @@
+"""Run the fault suite through the engine and print what it said of every mistake and every correct rewrite.
+
+    python tests/faults/run.py FASTVIDEO_FOLDER --python FASTVIDEO_PYTHON [--workers N] [--out FILE] [--only ID-PREFIX ...]
+
+Runs in any interpreter with torch. ``FASTVIDEO_FOLDER`` (an unpacked wheel or a checkout) is copied, never changed. The
+official side of a pair runs once; every edit runs only the port, as in an agent's second attempt. Beside the engine's
+verdict stands what the usual rules would have said of the same outputs: ``assert_close`` at 1e-4 in float32, cosine
+above 0.999, and FastVideo's 0.1/0.1 in bfloat16.
+
+Ends with exit status 1 when a mistake passes, a rewrite is accused, or a clean port does not pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "pairs")]
+
+import apply as edits  # noqa: E402
+import catalogue  # noqa: E402
+from table import PAIRS  # noqa: E402
+
+SEEDS = [0, 1]
+DTYPES = ["float32", "bfloat16"]
+
+
+def _engine() -> None:
+    """Load the engine by path under its private name, as its workers do."""
+    folder = ROOT / "parity"
+    name = "_fastvideo_port_parity"
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None and spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+_engine()
+from _fastvideo_port_parity.component_job import component_parity  # noqa: E402
+from _fastvideo_port_parity.errors import ParityError  # noqa: E402
+from _fastvideo_port_parity.job import Job  # noqa: E402
+
+
+class Suite:
+    """Worktrees, weights and the cache of official results."""
+
+    def __init__(self, source: Path, python: str, workers: int, device: str, work: Path) -> None:
+        self.python = python
+        self.device = device
+        self.work = work
+        self.trusted: list[str] = []
+        self.counter = iter(range(1_000_000))
+        self.lock = threading.Lock()
+        self.worktrees: queue.Queue[Path] = queue.Queue()
+        for number in range(workers):
+            worktree = work / f"worktree-{number}"
+            shutil.copytree(source / "fastvideo", worktree / "fastvideo")
+            self.worktrees.put(worktree)
+
+    def weights(self, pair: str) -> Path:
+        folder = self.work / "weights" / pair
+        if not folder.exists():
+            script = HERE.parent / "pairs" / "build_weights.py"
+            subprocess.run([self.python, str(script), pair, str(folder), "0"], check=True, capture_output=True)
+        return folder
+
+    def compare(self, pair: str, worktree: Path) -> dict[str, Any]:
+        with self.lock:
+            run = self.work / f"run-{next(self.counter)}"
+        run.mkdir()
+        spec = {
+            "adapter": str(PAIRS[pair].adapter),
+            # The same for every worker: the official side must not depend on whose worktree it ran in.
+            "worktree": str(worktree),
+            "official_repo": None,
+            "official_weights": str(self.weights(pair)),
+            "converted_weights": None,
+            "python": self.python,
+            "official_python": None,
+            "cases": None,
+            "seeds": SEEDS,
+            "dtypes": DTYPES,
+            "device": self.device,
+            "patches": [] if self.device != "cpu" else ["cpu-attention"],
+            "threads": 1,
+            "reference_cache": str(self.work / "references"),
+            "trusted_references": list(self.trusted),
+        }
+        try:
+            value = component_parity(spec, Job(run))
+            if value["reference"]["digest"]:
+                self.trusted.append(value["reference"]["digest"])
+            return value
+        except ParityError as error:
+            return {"verdict": "error", "error": str(error), "cases": [], "findings": [], "culprit": None}
+        finally:
+            shutil.rmtree(run, ignore_errors=True)
+
+    def clean(self, pair: str) -> dict[str, Any]:
+        worktree = self.worktrees.get()
+        try:
+            return self.compare(pair, worktree)
+        finally:
+            self.worktrees.put(worktree)
+
+    def edited(self, edit: Any) -> dict[str, Any]:
+        worktree = self.worktrees.get()
+        before = edits.apply(worktree, edit)
+        try:
+            return self.compare(edit.pair, worktree)
+        finally:
+            (worktree / edit.file).write_text(before)
+            self.worktrees.put(worktree)
+
+
+def matches(pattern: str, module: str) -> bool:
+    """Whether a module is the place that the catalogue names; ``*`` stands for a number, at the front for anything."""
+    text = re.escape(pattern).replace(r"\*", r"\d+")
+    if pattern.startswith("*."):
+        text = r"(?:.+\.)?" + text.removeprefix(r"\d+\.")
+    return re.fullmatch(text, module) is not None
+
+
+def row_of(edit: Any, value: dict[str, Any], fault: bool, seconds: float) -> dict[str, Any]:
+    """What the engine and the usual rules said of one edit."""
+    cases = [case for case in value["cases"] if case.get("logic_ratio") is not None]
+    numbers = [float(case["logic_ratio"]) for case in cases]
+    boundaries = [float(case["worst_boundary"]["ratio"]) for case in cases if case.get("worst_boundary")]
+    precisions = [case["precision"].get("bfloat16", {}) for case in cases]
+    culprit = value["culprit"]
+    place = None
+    if fault and edit.place and culprit and value["verdict"] != "error":
+        place = any(matches(pattern, culprit["module"]) for pattern in edit.place)
+    return {
+        "id": edit.id,
+        "category": edit.category,
+        "fault": fault,
+        "shows": edit.shows,
+        "verdict": value["verdict"],
+        "codes": [item["code"] for item in value["findings"] if item["verdict"] != "pass"],
+        "logic_ratio": max(numbers, default=None),
+        "boundary_ratio": max(boundaries, default=None),
+        "bias": max((list(case["worst_bias"]) for case in cases if case.get("worst_bias")), default=None),
+        "precision_ratio": max((float(p["ratio"]) for p in precisions if p), default=None),
+        "strict": all(case["strict"] for case in cases) if cases else None,
+        "cosine": all(case["cosine"] > 0.999 for case in cases) if cases else None,
+        "loose": all(p.get("loose", False) for p in precisions) if precisions else None,
+        "culprit": culprit
+        and {key: culprit[key] for key in ("module", "kind", "file", "line", "end_line", "confidence")},
+        "expected": list(edit.place),
+        "glue": edit.glue,
+        "place_right": place,
+        "error": value.get("error", "")[:400],
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> int:
+    """Run what was asked for and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--only", nargs="*", default=[], dest="prefixes", metavar="ID-PREFIX")
+    parser.add_argument("--python", required=True)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    chosen = [e for e in catalogue.EDITS.values() if not options.prefixes or e.id.startswith(tuple(options.prefixes))]
+    faults = {edit.id for edit in catalogue.FAULTS}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as pool:
+        suite = Suite(options.source, options.python, options.workers, options.device, Path(folder))
+        pairs = sorted({edit.pair for edit in chosen})
+        bad = []
+        for pair, value in zip(pairs, pool.map(suite.clean, pairs), strict=True):
+            if value["verdict"] != "pass":
+                bad.append(
+                    f"{pair}: a clean port is judged {value['verdict']}: {value.get('error', value['findings'])}"
+                )
+
+        def one(edit: Any) -> dict[str, Any]:
+            began = time.monotonic()
+            try:
+                value = suite.edited(edit)
+            except Exception as error:
+                value = {"verdict": "error", "error": repr(error), "cases": [], "findings": [], "culprit": None}
+            return row_of(edit, value, edit.id in faults, time.monotonic() - began)
+
+        rows = []
+        for row in pool.map(one, chosen):
+            rows.append(row)
+            print(line(row), flush=True)  # noqa: T201
+    bad += [f"{row['id']} passes" for row in rows if row["fault"] and row["verdict"] == "pass"]
+    bad += [f"{row['id']} is accused" for row in rows if not row["fault"] and row["verdict"] != "pass"]
+    print(summary(rows))  # noqa: T201
+    print("\n".join(bad))  # noqa: T201
+    if options.out:
+        options.out.write_text(json.dumps({"rows": rows, "bad": bad}, indent=1))
+    return 1 if bad else 0
+
+
+def line(row: dict[str, Any]) -> str:
+    """One edit as a line of the table."""
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3g}"
+
+    place = {True: "place right", False: "PLACE WRONG", None: ""}[row["place_right"]]
+    where = f"{row['culprit']['kind']} {row['culprit']['module'] or '(root)'}" if row["culprit"] else ""
+    return (
+        f"{'fault  ' if row['fault'] else 'rewrite'} {row['id']:48} {row['verdict']:12} logic {number(row['logic_ratio']):>9} "
+        f"boundary {number(row['boundary_ratio']):>9} bias {number(row['bias'] and row['bias'][0]):>9} bf16 {number(row['precision_ratio']):>8} {place:11} {where}"
+        f"{' ' + row['error'].splitlines()[0][:80] if row['error'] else ''}"
+    )
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """How many mistakes each rule catches and how many rewrites it accuses."""
+    faults = [row for row in rows if row["fault"]]
+    rewrites = [row for row in rows if not row["fault"]]
+    ran = [row for row in faults if row["verdict"] != "error"]
+    lines = [f"{len(faults)} mistakes ({len(faults) - len(ran)} do not even run), {len(rewrites)} correct rewrites", ""]
+    lines.append(f"{'rule':34} caught      accused")
+    lines.append(
+        f"{'this engine':34} {sum(row['verdict'] != 'pass' for row in faults):3} of {len(faults):3}  "
+        f"{sum(row['verdict'] != 'pass' for row in rewrites):3} of {len(rewrites):3}"
+    )
+    for key, name in (
+        ("strict", "assert_close 1e-4 in float32"),
+        ("cosine", "cosine > 0.999 in float32"),
+        ("loose", "0.1 / 0.1 in bfloat16"),
+    ):
+        caught = sum(row[key] is False or row["verdict"] == "error" for row in faults)
+        accused = sum(row[key] is False for row in rewrites)
+        lines.append(f"{name:34} {caught:3} of {len(faults):3}  {accused:3} of {len(rewrites):3}")
+    judged = [row for row in faults if row["place_right"] is not None]
+    right = sum(bool(row["place_right"]) for row in judged)
+    lines += ["", f"place named: {len(judged)}, right: {right}"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
