@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import hmac
 import json
 import os
+import secrets
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,6 +16,7 @@ from typing import Any
 
 from .errors import ParityError
 from .strict_json import encode
+from .worker import KEY_BYTES
 
 # The child dies with its parent (PR_SET_PDEATHSIG = 1, SIGKILL = 9); its current folder is first on the path.
 _BOOT = """\
@@ -41,13 +46,18 @@ class Child:
         (folder / "spec.json").write_bytes(encode(spec))
         command = [python, "-c", _BOOT, str(Path(__file__).parent), job, str(folder)]
         try:
-            self.process = subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, env=dict(os.environ))
+            self.process = subprocess.Popen(command, cwd=cwd, stdin=subprocess.PIPE, env=dict(os.environ))
         except OSError as error:
             raise ParityError(
                 "The interpreter could not be started.",
                 seen=f"{python}: {error.strerror}",
                 fix="Create the port again with a python that exists and can be executed.",
             ) from error
+        # One side's code cannot put a result in the other's place: it does not have the other's key.
+        self._key = secrets.token_hex(KEY_BYTES // 2).encode()
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self.process.stdin as stream:
+            stream.write(self._key)
 
     def value(self) -> dict[str, Any]:
         """The child's result, once it has ended.
@@ -64,7 +74,15 @@ class Child:
                 seen=how + (" (out of memory?)" if code == -9 else ""),
                 fix="Read the end of the run's log; repair what stopped the process, then run the tool again.",
             )
-        result = json.loads(path.read_bytes())
+        data, signature = path.read_bytes(), self.folder / "result.mac"
+        expected = hmac.new(self._key, data, hashlib.sha256).hexdigest()
+        if not signature.is_file() or not hmac.compare_digest(expected, signature.read_text()):
+            raise ParityError(
+                f"The result of the {self.job} process was not written by that process.",
+                seen=f"{path} does not carry its signature",
+                fix="Find what writes into the run's folder (the adapter? the port?) and take it out.",
+            )
+        result = json.loads(data)
         if result["ok"]:
             return dict(result["value"])
         error = result["error"]
