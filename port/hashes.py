@@ -19,7 +19,9 @@ _WORKERS = 4
 Identity = tuple[int, int, int, int, int]
 
 
-def hash_files(home: Path, paths: Sequence[Path], advance: Callable[[int], None] = lambda read: None) -> list[str]:
+def hash_files(
+    home: Path, paths: Sequence[Path], advance: Callable[[Path, int], None] = lambda path, read: None
+) -> list[str]:
     """SHA-256 in hexadecimal of each of ``paths``, in their order.
 
     A hash is remembered in the state folder by path, size, modification and change time, inode and device; while none
@@ -28,7 +30,7 @@ def hash_files(home: Path, paths: Sequence[Path], advance: Callable[[int], None]
     Args:
         home: State folder.
         paths: Regular files.
-        advance: Called with the number of bytes that were dealt with, from several threads.
+        advance: Called with a path and the number of its bytes that were dealt with, from several threads.
 
     Raises:
         PortError: A file cannot be read, or changed while it was read.
@@ -40,12 +42,12 @@ def hash_files(home: Path, paths: Sequence[Path], advance: Callable[[int], None]
             before = _identity(os.fstat(file.fileno()))
             known = _recall(home, resolved, before)
             if known is not None:
-                advance(before[0])
+                advance(path, before[0])
                 return known
             digest = hashlib.sha256()
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
-                advance(len(chunk))
+                advance(path, len(chunk))
             if _identity(os.fstat(file.fileno())) != before:
                 raise PortError(
                     "A file changed while it was read.",

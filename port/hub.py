@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -65,6 +66,20 @@ class Snapshot:
     files: tuple[HubFile, ...]
 
 
+def check_id(repo_id: str) -> None:
+    """Accept what can be the id of a model.
+
+    Raises:
+        PortError: It cannot.
+    """
+    if not REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id or repo_id.endswith((".git", ".", "-")):
+        raise PortError(
+            "This is not a model id of the hub.",
+            seen=repr(repo_id[:120]),
+            fix="Give org/name, as in the model page's URL.",
+        )
+
+
 def resolve(repo_id: str, revision: str | None) -> Snapshot:
     """Ask the hub which commit ``revision`` is now, and list its files.
 
@@ -75,12 +90,7 @@ def resolve(repo_id: str, revision: str | None) -> Snapshot:
         PortError: The id or revision is malformed, the repository is absent, gated or private, the hub cannot be
             reached, or it names a file outside the repository.
     """
-    if not REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id or repo_id.endswith((".git", ".", "-")):
-        raise PortError(
-            "This is not a model id of the hub.",
-            seen=repr(repo_id[:120]),
-            fix="Give org/name, as in the model page's URL.",
-        )
+    check_id(repo_id)
     from huggingface_hub.hf_api import RepoFile
 
     with _worded(repo_id, revision):
@@ -143,16 +153,18 @@ def select(snapshot: Snapshot, allow: Sequence[str] | None, ignore: Sequence[str
 def download(snapshot: Snapshot, files: Sequence[HubFile], folder: Path, home: Path, report: Report) -> None:
     """Bring ``files`` into ``folder`` and prove that they are what the hub listed.
 
-    Files that are there already are kept; a connection that breaks is taken up again where it broke. Every file is
-    then compared with the hub's list, by size and by hash (unsafe formats by size alone), because the client falls
-    back to whatever lies on the disk when the hub does not answer.
+    Files that are there already are kept. A connection that breaks is taken up again where it broke, a few times; a
+    file that is still cut when this ends, or is killed, begins anew in the next call: the hub's client keeps no parts.
+    Every file is then compared with the hub's list, by size and by hash (unsafe formats by size alone), because the
+    client falls back to whatever lies on the disk when the hub does not answer. Two downloads into one folder wait for
+    each other.
 
     Args:
         snapshot: Where from.
         files: What, from ``select``.
         folder: Made if absent.
         home: State folder, for the memory of hashes.
-        report: Progress in bytes.
+        report: Progress in bytes: each counts when it has arrived and again when it has been compared.
 
     Raises:
         PortError: See above, or the disk is too small. Complete files stay, so that the next call goes on from there.
@@ -160,8 +172,8 @@ def download(snapshot: Snapshot, files: Sequence[HubFile], folder: Path, home: P
     from huggingface_hub import hf_hub_download
 
     folder.mkdir(parents=True, exist_ok=True)
-    _check_space(files, folder)
-    progress = _progress(sum(file.size for file in files), report)
+    bytes_ = sum(file.size for file in files)
+    arrivals = _Arrivals(bytes_, report)
 
     def fetch(file: HubFile) -> None:
         hf_hub_download(
@@ -170,22 +182,52 @@ def download(snapshot: Snapshot, files: Sequence[HubFile], folder: Path, home: P
             revision=snapshot.commit,
             local_dir=folder,
             endpoint=os.environ.get("HF_ENDPOINT") or None,
-            tqdm_class=progress,
+            tqdm_class=arrivals.bar(file),
         )
+        arrivals.complete(file)
 
-    with _worded(snapshot.repo_id, snapshot.commit), ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-        futures = [pool.submit(fetch, file) for file in files]
-        done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in waiting:
-            future.cancel()
-        for future in done:
-            future.result()
-    _verify(files, folder, home)
+    with _alone(folder, report):
+        _remove_parts(folder)
+        _check_space(files, folder)
+        with _worded(snapshot.repo_id, snapshot.commit), ThreadPoolExecutor(max_workers=_WORKERS) as pool:
+            futures = [pool.submit(fetch, file) for file in files]
+            done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in waiting:
+                future.cancel()
+            for future in done:
+                future.result()
+        _verify(files, folder, home, lambda read, name: report(bytes_ + read, 2 * bytes_, f"comparing {name}"))
 
 
-def _verify(files: Sequence[HubFile], folder: Path, home: Path) -> None:
+@contextmanager
+def _alone(folder: Path, report: Report) -> Iterator[None]:
+    """Hold the folder's lock; the kernel gives it back when we die."""
+    handle = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(0, None, "waiting for another download of the same model")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove what a killed download left: parts have a name of their own each time, so nothing takes them up again."""
+    for part in (folder / ".cache" / "huggingface" / "download").rglob("*.incomplete"):
+        part.unlink(missing_ok=True)
+
+
+def _verify(
+    files: Sequence[HubFile], folder: Path, home: Path, report: Callable[[int, str], None] = lambda read, name: None
+) -> None:
     wrong = []
+    read = 0
     for file in files:
+        report(read, file.path)
+        read += file.size
         path = folder / file.path
         size = path.stat().st_size if path.is_file() else -1
         if size != file.size:
@@ -196,6 +238,7 @@ def _verify(files: Sequence[HubFile], folder: Path, home: Path) -> None:
             wrong.append((file.path, "another SHA-256 than the hub lists"))
         elif file.blob and _git_blob(path, size) != file.blob:
             wrong.append((file.path, "another content than the hub lists"))
+        report(read, file.path)
     for name, _ in wrong:
         (folder / name).unlink(missing_ok=True)  # otherwise the next call would take it for done
     if wrong:
@@ -244,41 +287,58 @@ def _api() -> HfApi:
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
 
 
-def _progress(total: int, report: Report) -> Any:
-    """A class in the form of a progress bar, as the hub's client wants one, that adds up all files' bytes."""
-    lock = threading.Lock()
-    arrived = 0.0
+class _Arrivals:
+    """Adds up the bytes of all files; a file that is begun again does not count back."""
 
-    class Bar:
-        def __init__(self, *arguments: Any, initial: float = 0, **options: Any) -> None:
-            if initial:
-                self.update(initial)
+    def __init__(self, total: int, report: Report) -> None:
+        self._total = total
+        self._report = report
+        self._lock = threading.Lock()
+        self._arrived: dict[str, float] = {}
 
-        def __enter__(self) -> Bar:
-            return self
+    def complete(self, file: HubFile) -> None:
+        """The file is there, whether it came now or before."""
+        self._set(file, file.size)
 
-        def __exit__(self, *error: object) -> None:
-            pass
+    def _set(self, file: HubFile, arrived: float) -> None:
+        with self._lock:
+            before = self._arrived.get(file.path, 0)
+            self._arrived[file.path] = min(max(before, arrived), float(file.size))
+            done = sum(self._arrived.values())
+            said = f"fetching {file.path}: {done / 2**30:.2f} of {self._total / 2**30:.2f} GiB in all"
+            self._report(done, 2 * self._total, said)
 
-        def update(self, n: float | None = 1) -> None:
-            nonlocal arrived
-            with lock:
-                arrived = min(max(arrived + (n or 0), arrived), float(total))  # a restart of a file does not count back
-                report(arrived, total, f"fetching: {arrived / 2**30:.2f} of {total / 2**30:.2f} GiB")
+    def bar(self, file: HubFile) -> Any:
+        """A class in the form of a progress bar, as the hub's client wants one."""
+        arrivals = self
 
-        def close(self) -> None:
-            pass
+        class Bar:
+            def __init__(self, *arguments: Any, initial: float = 0, **options: Any) -> None:
+                self._here = float(initial)
 
-        def refresh(self, *arguments: Any, **options: Any) -> None:
-            pass
+            def __enter__(self) -> Bar:
+                return self
 
-        def set_description_str(self, *arguments: Any, **options: Any) -> None:
-            pass
+            def __exit__(self, *error: object) -> None:
+                pass
 
-        def set_postfix_str(self, *arguments: Any, **options: Any) -> None:
-            pass
+            def update(self, n: float | None = 1) -> None:
+                self._here += n or 0
+                arrivals._set(file, self._here)
 
-    return Bar
+            def close(self) -> None:
+                pass
+
+            def refresh(self, *arguments: Any, **options: Any) -> None:
+                pass
+
+            def set_description_str(self, *arguments: Any, **options: Any) -> None:
+                pass
+
+            def set_postfix_str(self, *arguments: Any, **options: Any) -> None:
+                pass
+
+        return Bar
 
 
 @contextmanager
@@ -288,7 +348,10 @@ def _worded(repo_id: str, revision: str | None) -> Iterator[None]:
     from huggingface_hub import errors
 
     where = f"{repo_id}@{revision or 'main'}"
-    retry = "Check the network and HF_ENDPOINT, then call fetch_weights again: files that have arrived are kept."
+    retry = (
+        "Check the network and HF_ENDPOINT, then call fetch_weights again: files that have arrived whole are kept; "
+        "one that was cut begins anew."
+    )
     try:
         yield
     except PortError:

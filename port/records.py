@@ -24,6 +24,9 @@ class WeightsRecord(BaseModel):
     source: str = Field(description="Hub id or local path that the weights came from.")
     revision: str | None = Field(default=None, description="Commit hash on the hub; none for a local path.")
     digest: str = Field(description="SHA-256 over names, sizes and content hashes of the safetensors files.")
+    fetch: int = Field(
+        default=0, description="Which fetch of the port brought them: the port's `fetches` at its start."
+    )
 
 
 class ComponentRecord(BaseModel):
@@ -59,6 +62,9 @@ class PortRecord(BaseModel):
     )
     official_repo: str | None = Field(default=None, description="Path of the official clone, if one was fetched.")
     weights: WeightsRecord | None = None
+    fetches: int = Field(
+        default=0, description="How many fetches of weights were started; orders them without a clock."
+    )
     components: list[ComponentRecord] = Field(default_factory=list)
     plan_path: str | None = None
     created_at: str

@@ -250,11 +250,11 @@ def _hash(
     total = sum(header.file_bytes for header in headers.values())
     done, lock = 0, threading.Lock()
 
-    def advance(read: int) -> None:
+    def advance(path: Path, read: int) -> None:
         nonlocal done
         with lock:
             done += read
-            report(done, total, f"hashing: {done / 2**30:.2f} of {total / 2**30:.2f} GiB")
+            report(done, total, f"hashing {path.name}: {done / 2**30:.2f} of {total / 2**30:.2f} GiB in all")
 
     hashes = hash_files(home, [root / name for name in headers], advance)
     return tuple(

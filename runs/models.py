@@ -70,6 +70,7 @@ class RunRecord(Run):
     python: str
     job: str
     parity_dir: str
+    package: str = Field(default="", description="Package of ours that has the job; empty: the engine in parity_dir.")
     cwd: str
     env: dict[str, str] = Field(default_factory=dict)
     keep_tokens: bool = False

@@ -32,6 +32,7 @@ from .recover import recovered
 Report = Callable[[float, float | None, str], None]
 
 PARITY_DIR = Path(__file__).resolve().parent.parent / "parity"
+OWN_JOBS = Path(__file__).resolve().parent / "jobs"
 TIME_LIMIT_S = 7200.0
 LOG_LIMIT = 64 * 1024 * 1024
 
@@ -62,6 +63,7 @@ class RunStore:
         log_limit: int = LOG_LIMIT,
         memory_limit: int | None = None,
         keep_tokens: bool = False,
+        own: bool = False,
     ) -> Run:
         """Record a new run and write its spec; nothing is executed yet.
 
@@ -78,12 +80,13 @@ class RunStore:
             log_limit: Bytes of log to keep.
             memory_limit: Bytes of resident memory of all the run's processes, looked at every 2 s; none: no limit.
             keep_tokens: Leave HF_TOKEN and the like in the worker's environment.
+            own: The job is one of ``runs/jobs``, which need the server's packages; ``python`` is the server's.
 
         Raises:
             PortError: The engine has no such job, a device has no legal name, a limit is not legal, ``env`` holds a
                 token, or the state folder cannot be written.
         """
-        self._check(job, env or {}, time_limit_s, log_limit, memory_limit)
+        self._check(job, OWN_JOBS if own else self.parity_dir, env or {}, time_limit_s, log_limit, memory_limit)
         devices = [str(device) for device in spec.get("devices") or []]
         lease_keys(devices, {})
         creator = processes.identify(os.getpid())
@@ -102,6 +105,7 @@ class RunStore:
             python=str(python),
             job=job,
             parity_dir=str(self.parity_dir),
+            package=f"{__package__}.jobs" if own else "",
             cwd=str(cwd),
             env=dict(env or {}),
             keep_tokens=keep_tokens,
@@ -271,9 +275,15 @@ class RunStore:
         return record.public()
 
     def _check(
-        self, job: str, env: Mapping[str, str], time_limit_s: float, log_limit: int, memory_limit: int | None
+        self,
+        job: str,
+        jobs_dir: Path,
+        env: Mapping[str, str],
+        time_limit_s: float,
+        log_limit: int,
+        memory_limit: int | None,
     ) -> None:
-        jobs = engine_jobs(self.parity_dir)
+        jobs = engine_jobs(jobs_dir)
         if job not in jobs:
             raise PortError(
                 "The engine has no such job.", seen=f"job={job[:80]!r}", fix=f"Choose one of: {', '.join(jobs)}."
@@ -293,12 +303,10 @@ class RunStore:
             )
 
 
-def engine_jobs(parity_dir: Path) -> tuple[str, ...]:
-    """The names in the engine's ``JOBS``, read from its source: the engine is never imported here."""
-    tree = ast.parse((parity_dir / "worker.py").read_text("utf-8"))
+def engine_jobs(folder: Path) -> tuple[str, ...]:
+    """The names in the ``JOBS`` of the ``worker.py`` in ``folder``, read from its source: it is never imported here."""
+    tree = ast.parse((folder / "worker.py").read_text("utf-8"))
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(isinstance(x, ast.Name) and x.id == "JOBS" for x in node.targets):
             return tuple(sorted(ast.literal_eval(node.value)))
-    raise PortError(
-        "The engine declares no jobs.", seen=str(parity_dir / "worker.py"), fix="Install the package again."
-    )
+    raise PortError("The engine declares no jobs.", seen=str(folder / "worker.py"), fix="Install the package again.")

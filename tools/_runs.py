@@ -50,6 +50,7 @@ def start_and_wait(
     env: Mapping[str, str] | None = None,
     time_limit_s: float = TIME_LIMIT_S,
     keep_tokens: bool = False,
+    own: bool = False,
 ) -> Run:
     """Create and start a run of ``port``, wait up to ``wait_s`` seconds and return it as it is then.
 
@@ -60,7 +61,7 @@ def start_and_wait(
         arguments: The calling tool's arguments.
         job, spec: What the engine shall do; ``spec["devices"]`` names the devices to lease.
         wait_s: 0 to 45.
-        python, cwd, env, time_limit_s, keep_tokens: See ``RunStore.create``.
+        python, cwd, env, time_limit_s, keep_tokens, own: See ``RunStore.create``.
 
     Raises:
         PortError: ``wait_s`` is out of range, or the run cannot be created.
@@ -77,6 +78,7 @@ def start_and_wait(
         env=env,
         time_limit_s=time_limit_s,
         keep_tokens=keep_tokens,
+        own=own,
     )
     ctx.runs.start(run.run_id)
     return ctx.runs.wait(run.run_id, wait_s, ctx.report)

@@ -12,6 +12,7 @@ from ..port.textsafe import clean
 from ..runs.models import Run, RunState
 from ._components import adapter_path, choose_device, component_spec, dependencies, is_planned, planned_component
 from ._runs import require_value, start_and_wait
+from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
 _SHOWN = 20
@@ -70,6 +71,7 @@ def check_mapping(
     port = ctx.ports.get(port_id)
     planned = planned_component(port, component)
     path = adapter_path(port, planned, adapter)
+    port = require_weights(ctx, port)
     spec = component_spec(port, planned, path, choose_device("cpu"))
     run = start_and_wait(
         ctx,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,14 +13,16 @@ from ..port.errors import PortError
 from ..port.git import check_revision
 from ..port.paths import check_text
 from ..port.records import PortRecord, WeightsRecord
-from ..port.weights import read_weights
-from ..port.weights_link import hub_folder, local_folder, place, weights_root
-from ..port.weights_report import ComponentFacts, DuplicateKey, Kind, Layout, UnsafeFile, WeightsReport
+from ..port.weights_link import local_folder, place, weights_root
+from ..port.weights_report import ComponentFacts, DuplicateKey, Kind, Layout, WeightsReport
+from ..runs.models import Run, RunState
+from ._runs import check_wait, require_value, start_and_wait
 from .base import ToolContext, ToolResult, ToolSpec
 
 _SHOWN = 40
 _TEXTS_SHOWN = 20
 _LONGEST_TEXT = 120
+_TIME_LIMIT_S = 24 * 3600.0
 
 
 class Component(BaseModel):
@@ -42,23 +43,25 @@ class Component(BaseModel):
 class FetchWeightsResult(ToolResult):
     """The weights that are now in the worktree; lists are cut, `details` has everything."""
 
-    path: str = Field(description="Absolute, in official_weights/.")
+    run_id: str
+    state: RunState
+    path: str = Field(default="", description="Absolute, in official_weights/.")
     source: str = Field(description="Hub id or absolute path.")
-    revision: str | None = Field(description="Hub commit.")
-    layout: Layout
-    needs_conversion: bool
-    why: str = Field(description="Why conversion is or is not needed.")
-    components: list[Component]
-    files: dict[str, str] = Field(description="Safetensors files and their SHA-256.")
-    missing: list[str] = Field(description="Absent shards.")
-    index_faults: list[str] = Field(description="Where index and headers disagree.")
-    duplicates: list[str] = Field(description="Tensors that several files hold.")
-    unsafe_files: list[str] = Field(description="Pickle-like files; never opened.")
-    custom_code: list[str] = Field(description="Not run.")
-    notes: list[str]
-    counts: dict[str, int] = Field(description="Totals, lists uncut: tensors, parameters, bytes, files...")
-    digest: str = Field(description="SHA-256 over all safetensors files.")
-    details: str = Field(description="JSON file with everything.")
+    revision: str | None = Field(default=None, description="Hub commit.")
+    layout: Layout | None = None
+    needs_conversion: bool | None = None
+    why: str = Field(default="", description="Why conversion is or is not needed.")
+    components: list[Component] = Field(default=[])
+    files: dict[str, str] = Field(default={}, description="Safetensors files and their SHA-256.")
+    missing: list[str] = Field(default=[], description="Absent shards.")
+    index_faults: list[str] = Field(default=[], description="Where index and headers disagree.")
+    duplicates: list[str] = Field(default=[], description="Tensors that several files hold.")
+    unsafe_files: list[str] = Field(default=[], description="Pickle-like files; never opened.")
+    custom_code: list[str] = Field(default=[], description="Not run.")
+    notes: list[str] = Field(default=[])
+    counts: dict[str, int] = Field(default={}, description="Totals, lists uncut: tensors, parameters, bytes, files...")
+    digest: str = Field(default="", description="SHA-256 over all safetensors files.")
+    details: str = Field(default="", description="JSON file with everything.")
 
 
 def fetch_weights(
@@ -70,40 +73,103 @@ def fetch_weights(
     ] = None,
     allow_patterns: Annotated[list[str] | None, Field(description="Only hub files like these, e.g. 'vae/*'.")] = None,
     ignore_patterns: Annotated[list[str] | None, Field(description="No hub files like these.")] = None,
+    wait_s: Annotated[float, Field(description="0 to 45 s, default 45.")] = 45,
 ) -> FetchWeightsResult:
-    """Download official weights from the Hugging Face hub (pinned to a commit, resumable) or link a local checkpoint
-    into the port, and report layout, components, tensors, dtypes, hashes, missing shards and unsafe pickle files.
-    Call again after an interruption. Pickle formats are fetched only if allow_patterns names them."""
-    record = ctx.ports.get(port_id)
-    worktree = Path(record.worktree)
+    """Download official weights from the Hugging Face hub (pinned to a commit) or link a local checkpoint into the
+    port; reports layout, components, dtypes, hashes, missing shards, pickle files (fetched only if allow_patterns names
+    them). The download goes on by itself; called again after an interruption it keeps files that are whole."""
+    check_wait(wait_s)
+    port = ctx.ports.get(port_id)
     check_text(source, "source")
     local = _local(ctx.cwd, source)
     _check_options(revision, allow_patterns, ignore_patterns, local)
-    root = weights_root(worktree)
-    notes: list[str] = []
-    if local is not None:
-        commit, shown, target = None, str(local.resolve()), local_folder(local, worktree, root)
-        report = read_weights(target, ctx.home, _second_half(ctx))
-    else:
-        ctx.report(0, None, f"asking the hub for {source}")
-        snapshot = hub.resolve(source, revision)
-        chosen = hub.select(snapshot, allow_patterns, ignore_patterns)
-        commit, shown, target = snapshot.commit, source, hub_folder(root, source, snapshot.commit)
-        hub.download(snapshot, chosen, target, ctx.home, _first_half(ctx))
-        left = tuple(
-            UnsafeFile(path=file.path, bytes=file.size, present=False) for file in snapshot.files if file.unsafe
+    if local is None:
+        hub.check_id(source)
+    root = weights_root(Path(port.worktree))
+    folder = local_folder(local, Path(port.worktree), root) if local is not None else None
+    asked = {
+        "source": source if local is None else str(local.resolve()),
+        "revision": revision,
+        "allow_patterns": allow_patterns,
+        "ignore_patterns": ignore_patterns,
+    }
+    run = _under_way(ctx, port_id, asked)
+    if run is not None:
+        return finish(ctx, ctx.runs.wait(run.run_id, wait_s, ctx.report))
+    port = ctx.ports.update(port_id, lambda known: known.model_copy(update={"fetches": known.fetches + 1}))
+    run = start_and_wait(
+        ctx,
+        port=port,
+        tool="fetch_weights",
+        arguments={**asked, "fetch": port.fetches},
+        job="fetch_weights",
+        spec={**asked, "home": str(ctx.home), "root": str(root), "folder": str(folder) if folder else None},
+        wait_s=wait_s,
+        python=sys.executable,
+        cwd=ctx.home,
+        time_limit_s=_TIME_LIMIT_S,
+        keep_tokens=local is None,
+        own=True,
+    )
+    return finish(ctx, run)
+
+
+def finish(ctx: ToolContext, run: Run) -> FetchWeightsResult:
+    """The result of a run of this tool; weights that arrived become the port's, unless later ones are.
+
+    Raises:
+        PortError: The run failed, or the weights cannot be linked into the worktree.
+    """
+    if not run.finished or run.state == "cancelled":
+        return FetchWeightsResult(
+            run_id=run.run_id, state=run.state, source=run.arguments["source"], next_step=_wait(run)
         )
-        report = read_weights(target, ctx.home, _second_half(ctx), left)
-        notes += _left_on_hub(snapshot, chosen, report)
-    if commit is None and not report.files and not report.unsafe_files:
-        raise PortError(
-            "The source holds no weights.", seen=shown, fix="Give the folder that holds the model's .safetensors files."
-        )
-    path = place(root, record.slug, target)
-    weights = WeightsRecord(path=str(path), source=shown, revision=commit, digest=report.digest)
-    details = _write_details(ctx.home, record, weights, report)
-    ctx.ports.update(port_id, lambda known: known.model_copy(update={"weights": weights}))
-    return _result(weights, report, details, [*notes, *report.notes])
+    value = require_value(ctx, run)
+    report = WeightsReport.model_validate(value["report"])
+    weights = _take(ctx, run, value, report)
+    notes = [*value["notes"], *report.notes]
+    if weights.fetch != run.arguments["fetch"]:
+        weights = _record(run, value, report, Path(value["folder"]))
+        notes.insert(0, "A later fetch_weights took the place of these weights; path is where these lie.")
+    return _result(ctx, run, weights, report, notes)
+
+
+def _under_way(ctx: ToolContext, port_id: str, asked: dict[str, Any]) -> Run | None:
+    """The unfinished run that does what is asked, if there is one: nothing is fetched twice at once."""
+    for run in ctx.runs.list(port_id):
+        if run.tool == "fetch_weights" and not run.finished and asked.items() <= run.arguments.items():
+            return run
+    return None
+
+
+def _take(ctx: ToolContext, run: Run, value: dict[str, Any], report: WeightsReport) -> WeightsRecord:
+    """Link the weights into the worktree and record them, once; the record that holds now."""
+
+    def change(known: PortRecord) -> PortRecord:
+        if known.weights is not None and known.weights.fetch >= run.arguments["fetch"]:
+            return known
+        path = place(weights_root(Path(known.worktree)), known.slug, Path(value["folder"]))
+        return known.model_copy(update={"weights": _record(run, value, report, path)})
+
+    weights = ctx.ports.update(str(run.port_id), change).weights
+    assert weights is not None
+    return weights
+
+
+def _record(run: Run, value: dict[str, Any], report: WeightsReport, path: Path) -> WeightsRecord:
+    return WeightsRecord(
+        path=str(path),
+        source=run.arguments["source"],
+        revision=value["commit"],
+        digest=report.digest,
+        fetch=run.arguments["fetch"],
+    )
+
+
+def _wait(run: Run) -> str:
+    if run.state == "cancelled":
+        return "Call fetch_weights again if the weights are still needed; files that arrived whole are kept."
+    return f"Call run_status with run_id={run.run_id} and wait_s=45 for progress and result; write_plan can come first."
 
 
 def _local(cwd: Path, source: str) -> Path | None:
@@ -137,46 +203,16 @@ def _check_options(revision: str | None, allow: list[str] | None, ignore: list[s
         )
 
 
-def _left_on_hub(snapshot: hub.Snapshot, chosen: tuple[hub.HubFile, ...], report: WeightsReport) -> list[str]:
-    notes = []
-    unsafe = sum(not file.present for file in report.unsafe_files)
-    other = len(snapshot.files) - len(chosen) - unsafe
-    if unsafe:
-        notes.append(f"{unsafe} files in formats that can run code stayed on the hub.")
-    if other > 0:
-        notes.append(f"{other} more files stayed on the hub because of the patterns.")
-    extra = {file.path for file in report.files} - {file.path for file in chosen}
-    if extra:
-        notes.append(f"{len(extra)} safetensors files are here from an earlier call with other patterns.")
-    return notes
-
-
-def _first_half(ctx: ToolContext) -> hub.Report:
-    """Progress of the download as 0 to 1 of 2, so that it never falls when hashing follows."""
-    return lambda done, total, text: ctx.report(done / total if total else 1, 2, text)
-
-
-def _second_half(ctx: ToolContext) -> hub.Report:
-    return lambda done, total, text: ctx.report(1 + (done / total if total else 1), 2, text)
-
-
-def _write_details(home: Path, record: PortRecord, weights: WeightsRecord, report: WeightsReport) -> Path:
-    folder = home / "ports" / record.port_id
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "weights.json"
-    text = f'{{"weights": {weights.model_dump_json()}, "report": {report.model_dump_json()}}}\n'
-    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.replace(file.name, path)  # noqa: PTH105 - atomic, whoever reads meanwhile sees the old or the new
-    return path
-
-
-def _result(weights: WeightsRecord, report: WeightsReport, details: Path, notes: list[str]) -> FetchWeightsResult:
+def _result(
+    ctx: ToolContext, run: Run, weights: WeightsRecord, report: WeightsReport, notes: list[str]
+) -> FetchWeightsResult:
     counts = {
         name: len(getattr(report, name))
         for name in ("components", "files", "missing", "index_faults", "duplicates", "unsafe_files", "custom_code")
     }
     return FetchWeightsResult(
+        run_id=run.run_id,
+        state=run.state,
         path=weights.path,
         source=weights.source,
         revision=weights.revision,
@@ -193,7 +229,7 @@ def _result(weights: WeightsRecord, report: WeightsReport, details: Path, notes:
         notes=_texts(tuple(notes)),
         counts=counts | {"tensors": report.tensors, "parameters": report.parameters, "bytes": report.bytes},
         digest=report.digest,
-        details=str(details),
+        details=str(ctx.runs.folder(run.run_id) / "files" / "weights.json"),
         next_step=_next_step(report),
     )
 

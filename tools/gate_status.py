@@ -12,6 +12,7 @@ from ..port.ledger import Ledger
 from ..runs.models import Run
 from ._finish import finish as finish_run
 from ._report import write_port_report
+from ._weights import try_settle_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
 _NEXT = {
@@ -35,7 +36,7 @@ def gate_status(
 ) -> GateStatusResult:
     """Alignment gate of the port: seven items (mapping reviewed, keys, component parity, pipeline parity, SSIM, example
     video, docs), computed from fresh, signed evidence; says what is missing, failed or went stale and why."""
-    port = ctx.ports.get(port_id)
+    port = try_settle_weights(ctx, ctx.ports.get(port_id))
     runs = ctx.runs.list(port_id)
     settle(ctx, runs)
     entries = Ledger(ctx.home).entries(port_id)

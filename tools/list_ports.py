@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..port.records import PortRecord
+from ._weights import try_settle_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
 _SHOWN = 40
@@ -37,7 +38,7 @@ class ListPortsResult(ToolResult):
 def list_ports(ctx: ToolContext) -> ListPortsResult:
     """List the ports begun on this machine, newest first, with port_id, worktree, branch, weights and components.
     Use it to resume a port after a restart or when a port_id is lost."""
-    records = ctx.ports.list()
+    records = [try_settle_weights(ctx, record) for record in ctx.ports.list()]
     here = [record for record in records if Path(record.worktree).is_dir()]
     if here:
         next_step = f"Go on with port_id {here[0].port_id}: call gate_status to see what is missing."

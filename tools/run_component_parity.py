@@ -15,6 +15,7 @@ from ..port.textsafe import clean
 from ..runs.models import Run, RunState
 from ._components import adapter_path, choose_device, component_spec, dependencies, is_planned, planned_component
 from ._runs import require_value, start_and_wait
+from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -113,6 +114,7 @@ def run_component_parity(
     planned = planned_component(port, component)
     path = adapter_path(port, planned, adapter)
     chosen = choose_device(device)
+    port = require_weights(ctx, port)
     spec = component_spec(port, planned, path, chosen)
     spec["cases"] = _checked_cases(cases)
     spec["seeds"] = _checked_seeds(seeds)

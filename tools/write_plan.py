@@ -21,6 +21,7 @@ from ..port.plan_steps import (
 )
 from ..port.records import ComponentRecord, PortRecord
 from ..port.textsafe import clean_argument
+from ._weights import try_settle_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
 _SHOWN = 40
@@ -62,7 +63,7 @@ def write_plan(
     """Write or update PLAN.md: scope, architecture mapping, component parity milestones (DiT first), pipeline wiring,
     tests, docs, risks, as checkboxes with acceptance criteria. Call it after reading the official code. Hand edits and
     ticks stay. A tick is only 'claimed'; evidence makes a step done."""
-    record = ctx.ports.get(port_id)
+    record = try_settle_weights(ctx, ctx.ports.get(port_id))
     scope = clean_argument("scope", scope)
     if not scope:
         raise PortError(

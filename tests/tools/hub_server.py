@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ class Hub:
         branches: ``{("org/name", branch): commit}``.
         gated: Ids that answer 401 without and 403 with a token.
         cut: How many downloads of a path are still cut in the middle (negative: before the first byte).
+        slow: Paths whose second half waits until they are taken out of here.
         swapped: Path to other content of the same length that is sent in its place.
         requests: (method, path, Range header, Authorization header) of every request.
     """
@@ -31,6 +33,7 @@ class Hub:
     branches: dict[tuple[str, str], str] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     cut: dict[str, int] = field(default_factory=dict)
+    slow: set[str] = field(default_factory=set)
     swapped: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None, str | None]] = field(default_factory=list)
     url: str = ""
@@ -116,7 +119,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
-        self.wfile.write(body)
+        half = len(body) // 2 if name in self.hub.slow else 0
+        self.wfile.write(body[:half])
+        self.wfile.flush()
+        while name in self.hub.slow:
+            time.sleep(0.02)
+        self.wfile.write(body[half:])
 
     def _json(self, value: Any) -> None:
         body = json.dumps(value).encode()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastvideo_port.port.errors import PortError
+from fastvideo_port.port.weights import read_weights
 from fastvideo_port.tools.base import ToolContext
 from fastvideo_port.tools.create_worktree import create_worktree
 from fastvideo_port.tools.fetch_weights import FetchWeightsResult, fetch_weights
@@ -93,7 +94,7 @@ def test_a_component_in_shards_is_linked_and_described(context: ToolContext, por
     known = context.ports.get(port_id).weights
     assert known is not None
     assert (known.path, known.source, known.digest) == (str(link), str(folder), result.digest)
-    assert json.loads(Path(result.details).read_text())["report"]["digest"] == result.digest
+    assert json.loads(Path(result.details).read_text())["digest"] == result.digest
     assert "write_plan" in result.next_step
 
 
@@ -150,12 +151,12 @@ def loose(folder: Path) -> None:
     ],
 )
 def test_each_layout_is_told_from_the_others(
-    context: ToolContext, port_id: str, folder: Path, build: Callable[[Path], None], layout: str
+    tmp_path: Path, folder: Path, build: Callable[[Path], None], layout: str
 ) -> None:
     build(folder)
-    result = fetch_weights(context, port_id, str(folder))
-    assert (result.layout, result.needs_conversion) == (layout, True)
-    assert result.why
+    report = read_weights(folder, tmp_path)
+    assert (report.layout, report.needs_conversion) == (layout, True)
+    assert report.why
 
 
 def test_a_single_file_is_a_source(context: ToolContext, port_id: str, folder: Path) -> None:
@@ -199,7 +200,7 @@ def test_a_tensor_in_two_files_is_named_with_what_the_index_says(
     indexed, loose = sorted(result.duplicates)
     assert indexed.startswith(f"a.weight: {first}, {second}"[:100])
     assert loose == "z: extra.safetensors, more.safetensors"
-    known = json.loads(Path(result.details).read_text())["report"]["duplicates"]
+    known = json.loads(Path(result.details).read_text())["duplicates"]
     assert {item["key"]: item["listed_in"] for item in known} == {"a.weight": first, "z": None}
 
 
@@ -221,10 +222,11 @@ def test_pickles_are_named_and_never_opened(context: ToolContext, port_id: str, 
         (folder / f"model{suffix}").write_bytes(pickle.dumps(Bomb(mark)))
     opened: list[str] = []
     sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
-    result = fetch_weights(context, port_id, str(folder))
-    assert {Path(name).suffix for name in result.unsafe_files} == set(suffixes)
+    report = read_weights(folder, context.home)
+    assert {Path(file.path).suffix for file in report.unsafe_files} == set(suffixes)
     assert any(name.endswith(".safetensors") for name in opened)  # the watch works
     assert not any(name.endswith(suffixes) for name in opened)
+    assert len(fetch_weights(context, port_id, str(folder)).unsafe_files) == len(suffixes)
     assert not mark.exists()
 
 
@@ -244,9 +246,11 @@ def test_the_digest_follows_content_and_a_second_call_reads_nothing_again(
     component(folder)
     first = fetch_weights(context, port_id, str(folder))
     shard = folder / next(iter(first.files))
-    opened: list[tuple[str, int]] = []
-    reads = _count_reads(context, port_id, folder, opened)
-    assert reads == first.digest
+    steps: list[float] = []
+    again = read_weights(folder, context.home, lambda done, total, text: steps.append(done))
+    assert again.digest == first.digest
+    assert steps == sorted(steps)
+    assert len(steps) == 2  # a file whose hash is known is told in one step
     status = shard.stat()
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
@@ -256,24 +260,22 @@ def test_the_digest_follows_content_and_a_second_call_reads_nothing_again(
     assert changed.digest != first.digest
 
 
-def _count_reads(context: ToolContext, port_id: str, folder: Path, opened: list[tuple[str, int]]) -> str:
-    """Fetch again with a report that notes progress; hashing a known file reports it in one step."""
-    steps: list[float] = []
-    watched = ToolContext(home=context.home, cwd=context.cwd, report=lambda done, total, text: steps.append(done))
-    digest = fetch_weights(watched, port_id, str(folder)).digest
-    assert steps == sorted(steps)
-    assert len(steps) == 2  # one per file
-    return digest
-
-
-def test_progress_never_falls_and_ends_complete(context: ToolContext, port_id: str, folder: Path) -> None:
+def test_progress_names_the_file_never_falls_and_ends_complete(
+    context: ToolContext, port_id: str, folder: Path
+) -> None:
     save(folder / "big.safetensors", "a", size=6 << 20)
-    steps: list[tuple[float, float | None]] = []
-    watched = ToolContext(context.home, context.cwd, lambda done, total, text: steps.append((done, total)))
-    fetch_weights(watched, port_id, str(folder))
+    size = (folder / "big.safetensors").stat().st_size
+    steps: list[tuple[float, float | None, str]] = []
+    read_weights(folder, context.home, lambda *step: steps.append(step))
     assert len(steps) > 4
-    assert steps == sorted(steps)
-    assert steps[-1] == (2, 2)
+    assert [step[0] for step in steps] == sorted(step[0] for step in steps)
+    assert steps[-1][:2] == (size, size)
+    assert all("big.safetensors" in step[2] for step in steps)
+    seen: list[tuple[float, float | None, str]] = []
+    watched = ToolContext(context.home, context.cwd, lambda *step: seen.append(step))
+    fetch_weights(watched, port_id, str(folder))
+    assert seen[-1][:2] == (size, size)
+    assert "big.safetensors" in seen[-1][2]
 
 
 def broken(name: str) -> Callable[[Path], None]:
@@ -406,4 +408,4 @@ def test_a_result_stays_small_for_a_monster_and_the_file_has_it_all(
     assert len(result.model_dump_json()) < 30_000
     names = ("components", "files", "duplicates", "unsafe_files", "custom_code")
     assert [result.counts[name] for name in names] == [120, 240, 120, 120, 120]
-    assert len(json.loads(Path(result.details).read_text())["report"]["files"]) == 240
+    assert len(json.loads(Path(result.details).read_text())["files"]) == 240
