@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from .errors import PortError
 from .ledger import Entry
+from .paths import open_regular
 from .records import PortRecord
 
 _MOST = 5
@@ -19,8 +21,10 @@ def what_changed(entry: Entry, port: PortRecord) -> list[str]:
         kind, _, name = key.partition(":")
         if kind in ("worktree", "adapter"):
             changed += _file(worktree / name, name, value)
-        elif kind == "official" and port.official_repo:
-            changed += _file(Path(port.official_repo) / name, f"official {name}", value)
+        elif kind == "official" and port.official_repo is None:
+            changed.append(f"official {name} is gone with the official repository")
+        elif kind == "official":
+            changed += _file(Path(str(port.official_repo)) / name, f"official {name}", value)
         elif kind == "path":
             changed += _file(Path(name), name, value)
         elif kind == "weights" and value != (port.weights.digest if port.weights else ""):
@@ -41,10 +45,16 @@ def _plan_of(port: PortRecord, component: str | None) -> str:
 
 
 def _file(path: Path, name: str, digest: str) -> list[str]:
-    try:
-        now = hashlib.sha256(path.read_bytes()).hexdigest()
-    except FileNotFoundError:
+    if not path.exists():
         return [f"{name} is gone"]
+    try:
+        # Not just open(): a FIFO that took the file's place would make the gate wait for ever.
+        with open_regular(path) as file:
+            found = hashlib.sha256()
+            while chunk := file.read(1 << 20):
+                found.update(chunk)
+    except PortError as error:
+        return [f"{name} cannot be read ({error.seen.removeprefix(f'{path}: ')})"]
     except OSError as error:
         return [f"{name} cannot be read ({error.strerror})"]
-    return [] if now == digest else [f"{name} changed"]
+    return [] if found.hexdigest() == digest else [f"{name} changed"]

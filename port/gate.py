@@ -82,7 +82,8 @@ def _component(port: PortRecord, component: ComponentRecord, entries: list[Entry
         seen = " Only a part was run (chosen cases, seeds or dtypes)." if mine else ""
         return "missing", f"{component.name}: {tool} has not been run in full.{seen}", [e.run_id for e in mine[-1:]]
     # A later partial run that failed counts: it is a fact about the port as well.
-    later = [entry for entry in mine if entry.recorded_at > whole[-1].recorded_at and entry.verdict == "fail"]
+    # By place in the ledger, not by time: a clock may jump.
+    later = [entry for entry in mine[mine.index(whole[-1]) + 1 :] if entry.verdict == "fail"]
     return _judge(port, component.name, later[-1] if later else whole[-1], tool)
 
 

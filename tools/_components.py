@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ..port.errors import PortError
-from ..port.freshness import plan_digest
 from ..port.paths import resolve_inside
 from ..port.records import ComponentRecord, PortRecord
 
@@ -104,13 +103,12 @@ def weights_folder(port: PortRecord, component: ComponentRecord) -> str | None:
     return None
 
 
-def dependencies(
-    port: PortRecord, component: ComponentRecord, adapter: Path, measured: dict[str, str], weights: str | None
-) -> dict[str, str]:
-    """What the entry depends on: what the job measured, with the adapter's place, the weights and the plan."""
+def dependencies(port: PortRecord, arguments: dict[str, Any], measured: dict[str, str]) -> dict[str, str]:
+    """What the entry depends on: what the job measured, and the adapter, weights and plan that the run started with."""
+    adapter = Path(arguments["adapter"])
     found = {key: value for key, value in measured.items() if not key.startswith("adapter:") and key != "weights"}
     digest = next((value for key, value in measured.items() if key.startswith("adapter:")), "")
     found[f"adapter:{adapter.relative_to(Path(port.worktree).resolve()).as_posix()}"] = digest
-    found["weights"] = weights or ""
-    found["plan"] = plan_digest(port, component.name)
+    found["weights"] = arguments["weights"] or ""
+    found["plan"] = arguments["plan"]
     return found

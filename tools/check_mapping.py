@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..port.freshness import plan_digest
 from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
@@ -81,6 +81,7 @@ def check_mapping(
             "component": planned.name,
             "adapter": str(path),
             "weights": port.weights.digest if port.weights else None,
+            "plan": plan_digest(port, planned.name),
             "complete": is_planned(port, planned, path),
         },
         job="check_mapping",
@@ -113,9 +114,7 @@ def finish(ctx: ToolContext, run: Run) -> CheckMappingResult:
                 "parameters": value["parameters"],
                 **{name: len(value[name]) for name in ("missing", "unexpected", "shape_mismatches", "collisions")},
             },
-            depends_on=dependencies(
-                port, planned, Path(run.arguments["adapter"]), value["depends_on"], run.arguments["weights"]
-            ),
+            depends_on=dependencies(port, run.arguments, value["depends_on"]),
         )
     lists = ("missing", "unexpected", "shape_mismatches", "collisions", "suspects", "suggestions")
     suspects = sorted(value["suspects"], key=lambda row: not row["fatal"])

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..parity.verdict import MEANING, Verdict
 from ..port.errors import PortError
+from ..port.freshness import plan_digest
 from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
@@ -129,6 +130,7 @@ def run_component_parity(
             "component": planned.name,
             "adapter": str(path),
             "weights": port.weights.digest if port.weights else None,
+            "plan": plan_digest(port, planned.name),
             "complete": is_planned(port, planned, path)
             and cases is None
             and set(SEEDS) <= set(spec["seeds"])
@@ -194,9 +196,7 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
             run_id=run.run_id,
             complete=bool(run.arguments["complete"]),
             summary=_summary(value, reasons),
-            depends_on=dependencies(
-                port, planned, Path(run.arguments["adapter"]), value["depends_on"], run.arguments["weights"]
-            ),
+            depends_on=dependencies(port, run.arguments, value["depends_on"]),
         )
     culprit = _culprit(value["culprit"], Path(port.worktree)) if verdict != "pass" else None
     trials = value["self_test"]["trials"]

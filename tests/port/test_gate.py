@@ -1,0 +1,211 @@
+"""The gate: what opens each item, and everything that must not."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from fastvideo_port.port.gate import GateItem, gate, is_open
+from fastvideo_port.port.ledger import Entry
+from fastvideo_port.port.records import ComponentRecord, PortRecord, now
+
+Verdict = Literal["pass", "fail", "investigate", "inconclusive", "error"]
+IDS = [
+    "mapping-reviewed",
+    "keys",
+    "component-parity",
+    "pipeline-parity",
+    "ssim",
+    "example",
+    "documentation",
+]
+TOOLS = {"keys": "check_mapping", "component-parity": "component_parity"}
+
+
+def component(name: str, kind: str) -> ComponentRecord:
+    return ComponentRecord(name=name, kind=kind, official="o.A", port="fastvideo.B", adapter="a.py")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> PortRecord:
+    """A port of a DiT and a scheduler."""
+    (tmp_path / "dit.py").write_text("code")
+    return PortRecord(
+        port_id="port-1",
+        model_name="Wan",
+        slug="wan",
+        worktree=str(tmp_path),
+        branch="b",
+        base_commit="c",
+        mode="worktree",
+        repository="/r",
+        python="/p",
+        components=[component("dit", "dit"), component("scheduler", "scheduler")],
+        created_at=now(),
+    )
+
+
+_count = 0
+
+
+def entry(
+    kind: str, verdict: Verdict = "pass", of: str | None = "dit", *, complete: bool = True, at: str | None = None
+) -> Entry:
+    global _count
+    _count += 1
+    return Entry(
+        kind=kind,
+        port_id="port-1",
+        component=of,
+        run_id=f"run-{_count}",
+        verdict=verdict,
+        complete=complete,
+        summary={"why": "because"},
+        depends_on={"worktree:dit.py": hashlib.sha256(b"code").hexdigest()},
+        recorded_at=at or now(),
+    )
+
+
+def all_measured() -> list[Entry]:
+    return [
+        entry("check_mapping"),
+        entry("component_parity"),
+        entry("component_parity", of="scheduler"),
+        entry("ssim", of=None),
+    ]
+
+
+def items(port: PortRecord, entries: list[Entry]) -> dict[str, GateItem]:
+    return {item.id: item for item in gate(port, entries)}
+
+
+def test_the_seven_items_are_missing_without_evidence(port: PortRecord) -> None:
+    found = gate(port, [])
+    assert [item.id for item in found] == IDS
+    assert {item.state for item in found} == {"missing"}
+    assert all(item.why and item.title for item in found)
+    assert not is_open(found)
+
+
+def test_what_was_measured_passes_and_names_its_runs(port: PortRecord) -> None:
+    entries = all_measured()
+    found = items(port, entries)
+    assert {name: item.state for name, item in found.items()} == {
+        "mapping-reviewed": "needs_approval",
+        "keys": "pass",
+        "component-parity": "pass",
+        "pipeline-parity": "missing",
+        "ssim": "pass",
+        "example": "missing",
+        "documentation": "missing",
+    }
+    assert found["keys"].evidence == [entries[0].run_id]
+    assert found["component-parity"].evidence == [entries[1].run_id, entries[2].run_id]
+    assert found["ssim"].evidence == [entries[3].run_id]
+    assert not is_open(list(found.values()))
+
+
+def test_only_seven_passes_open_it(port: PortRecord) -> None:
+    passing = [item.model_copy(update={"state": "pass"}) for item in gate(port, [])]
+    assert is_open(passing)
+    assert not is_open(passing[:6])
+    for place in range(7):
+        for state in ("fail", "stale", "missing", "needs_approval"):
+            changed = [*passing]
+            changed[place] = passing[place].model_copy(update={"state": state})
+            assert not is_open(changed)
+
+
+def test_without_a_plan_nothing_passes(port: PortRecord) -> None:
+    empty = port.model_copy(update={"components": []})
+    found = items(empty, all_measured())
+    assert found["keys"].state == found["component-parity"].state == found["mapping-reviewed"].state == "missing"
+    assert "write_plan" in found["keys"].why
+
+
+@pytest.mark.parametrize("id_", TOOLS)
+def test_a_component_of_the_plan_without_evidence_is_named(port: PortRecord, id_: str) -> None:
+    more = port.model_copy(update={"components": [*port.components, component("vae", "vae")]})
+    item = items(more, all_measured())[id_]
+    assert item.state == "missing"
+    assert "vae: " in item.why and "dit" not in item.why
+
+
+def test_a_tokenizer_needs_neither_and_a_scheduler_no_weights(port: PortRecord) -> None:
+    more = port.model_copy(update={"components": [*port.components, component("tokenizer", "tokenizer")]})
+    found = items(more, all_measured())
+    assert found["keys"].state == found["component-parity"].state == "pass"
+
+
+@pytest.mark.parametrize("id_", TOOLS)
+@pytest.mark.parametrize("verdict", ["fail", "investigate", "inconclusive", "error"])
+def test_no_other_verdict_passes(port: PortRecord, id_: str, verdict: Verdict) -> None:
+    item = items(port, [*all_measured(), entry(TOOLS[id_], verdict)])[id_]
+    assert item.state == "fail"
+    assert f"dit: {verdict}" in item.why and "because" in item.why
+
+
+@pytest.mark.parametrize("verdict", ["fail", "investigate", "inconclusive", "error"])
+def test_no_other_verdict_of_the_video_passes(port: PortRecord, verdict: Verdict) -> None:
+    assert items(port, [*all_measured(), entry("ssim", verdict, of=None)])["ssim"].state == "fail"
+
+
+@pytest.mark.parametrize("id_", TOOLS)
+def test_a_partial_run_never_counts(port: PortRecord, id_: str) -> None:
+    """Chosen cases, seeds or dtypes, or an adapter that the plan does not name."""
+    others = [item for item in all_measured() if item.kind != TOOLS[id_] or item.component != "dit"]
+    part = entry(TOOLS[id_], complete=False)
+    item = items(port, [*others, part])[id_]
+    assert item.state == "missing"
+    assert "Only a part was run" in item.why
+    assert item.evidence[0] == part.run_id
+
+
+@pytest.mark.parametrize("id_", TOOLS)
+def test_a_partial_pass_does_not_mend_a_failure(port: PortRecord, id_: str) -> None:
+    entries = [*all_measured(), entry(TOOLS[id_], "fail"), entry(TOOLS[id_], complete=False)]
+    assert items(port, entries)[id_].state == "fail"
+
+
+@pytest.mark.parametrize("id_", TOOLS)
+def test_a_later_partial_failure_counts_until_a_whole_run_passes(port: PortRecord, id_: str) -> None:
+    failed = entry(TOOLS[id_], "fail", complete=False)
+    entries = [*all_measured(), failed]
+    item = items(port, entries)[id_]
+    assert item.state == "fail" and failed.run_id in item.evidence
+    assert items(port, [*entries, entry(TOOLS[id_], complete=False)])[id_].state == "fail"
+    assert items(port, [*entries, entry(TOOLS[id_])])[id_].state == "pass"
+
+
+@pytest.mark.parametrize("id_", TOOLS)
+def test_later_is_later_in_the_ledger_even_if_the_clock_went_back(port: PortRecord, id_: str) -> None:
+    failed = entry(TOOLS[id_], "fail", complete=False, at="1999-01-01T00:00:00.000000+00:00")
+    assert items(port, [*all_measured(), failed])[id_].state == "fail"
+
+
+@pytest.mark.parametrize("id_", TOOLS)
+def test_evidence_of_one_component_or_kind_is_none_for_another(port: PortRecord, id_: str) -> None:
+    other = {"check_mapping": "component_parity", "component_parity": "check_mapping"}[TOOLS[id_]]
+    found = items(port, [entry(other), entry(other, of="scheduler"), entry(TOOLS[id_], of="vae")])
+    assert found[id_].state == "missing"
+
+
+def test_a_change_makes_every_item_stale_that_stands_on_it(port: PortRecord) -> None:
+    entries = all_measured()
+    (Path(port.worktree) / "dit.py").write_text("code.")
+    found = items(port, entries)
+    for id_ in ("mapping-reviewed", "keys", "component-parity", "ssim"):
+        assert found[id_].state == "stale"
+        assert "dit.py changed" in found[id_].why
+    assert entries[1].run_id in found["component-parity"].why
+
+
+def test_the_worst_component_is_the_items_state(port: PortRecord) -> None:
+    entries = [entry("component_parity", "fail"), entry("component_parity", of="scheduler")]
+    item = items(port, entries)["component-parity"]
+    assert item.state == "fail"
+    assert "scheduler" not in item.why
+    missing = items(port, [entry("component_parity")])["component-parity"]
+    assert missing.state == "missing" and "scheduler" in missing.why
