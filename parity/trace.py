@@ -53,7 +53,7 @@ class Call:
         parent: Index of the enclosing call in `Trace.calls`, -1 for none.
         file, line, function: Where the call was made (outside torch).
         inputs, outputs: ``(name, index into Trace.tensors)``.
-        ended: Rank of the call among all calls by the moment at which they returned.
+        ended: Rank of the call among all calls by the moment at which they returned; -1 if it raised.
     """
 
     module: str
@@ -148,6 +148,7 @@ class _Recorder:
         self.trace = trace
         self.sketches = sketches
         self.stack: list[int] = []
+        self.handled: list[BaseException | None] = []
         self.ended = 0
         self.occurrences: Counter[str] = Counter()
         self.known: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
@@ -158,13 +159,13 @@ class _Recorder:
         self.occurrences[module] += 1
         self.trace.calls.append(call)
         self.stack.append(len(self.trace.calls) - 1)
+        self.handled.append(sys.exc_info()[1])
         call.inputs = self.record(values)
 
-    def end(self, module: str, output: Any) -> None:
-        # A call that raised, in code that caught it, never ends; what was inside it is left on the stack.
-        while self.trace.calls[self.stack[-1]].module != module:
-            self.stack.pop()
+    def end(self, output: Any) -> None:
         call = self.trace.calls[self.stack.pop()]
+        if sys.exc_info()[1] is not self.handled.pop():
+            return  # it raised, and its caller may go on: such a call has no end
         call.outputs = self.record(output)
         call.ended = self.ended
         self.ended += 1
@@ -223,9 +224,9 @@ class _Functions(TorchFunctionMode):
         try:
             output = func(*args, **kwargs)
         except BaseException:
-            recorder.stack.pop()
+            recorder.end(None)
             raise
-        recorder.end(f"{where}::{name}", output)
+        recorder.end(output)
         return output
 
 
@@ -275,10 +276,10 @@ def tracing(model: torch.nn.Module, *, sketches: bool = True) -> Iterator[Trace]
             recorder.begin(name, type(module).__name__, (*args, kwargs) if kwargs else args)
 
         def after(_: torch.nn.Module, __: Any, ___: Any, output: Any) -> None:
-            recorder.end(name, output)
+            recorder.end(output)
 
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(module.register_forward_hook(after, with_kwargs=True))
+        handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
         trace.modules[name] = locate(module)
 
     for name, module in model.named_modules():

@@ -1,0 +1,126 @@
+"""What a trace records of one forward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fastvideo_port.parity.trace import Trace, tracing
+from torch import nn
+
+
+class Inner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, *, scale: float = 1.0, fail: bool = False) -> torch.Tensor:
+        if fail:
+            raise ValueError("asked to")
+        return self.linear(x) * scale
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Inner()
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor, fail: bool = False) -> dict[str, torch.Tensor]:
+        y = self.first(x)
+        y = self.first(y, scale=2.0)
+        if fail:
+            try:
+                self.first(y, fail=True)
+            except ValueError:
+                y = self.norm(y)
+        q = y[:, None]
+        a = F.scaled_dot_product_attention(q, q, q)[:, 0]
+        return {"a": self.norm(a.to(torch.bfloat16).float()), "p": torch.softmax(a.double(), -1)}
+
+
+def _trace(fail: bool = False) -> tuple[Outer, Trace]:
+    torch.manual_seed(0)
+    model = Outer().eval()
+    with torch.no_grad(), tracing(model) as trace:
+        model(torch.randn(2, 3, 4), fail=fail)
+    return model, trace
+
+
+def test_calls_are_nested_numbered_and_placed() -> None:
+    _, trace = _trace()
+    rows = [(call.module, call.occurrence, call.parent) for call in trace.calls]
+    assert rows == [
+        ("", 0, -1),
+        ("first", 0, 0),
+        ("first.linear", 0, 1),
+        ("first", 1, 0),
+        ("first.linear", 1, 3),
+        ("::scaled_dot_product_attention", 0, 0),
+        ("norm", 0, 0),
+    ]
+    assert sorted(call.ended for call in trace.calls) == list(range(7)) and trace.calls[0].ended == 6
+    text = Path(__file__).read_text().splitlines()
+    assert "self.first(y, scale=2.0)" in text[trace.calls[3].line - 1] and trace.calls[3].file == __file__
+    info = trace.modules["first"]
+    assert "def forward" in text[info.line - 1] and "* scale" in text[info.end_line - 1]
+
+
+def test_an_input_is_known_as_the_output_it_came_from_unless_it_was_changed() -> None:
+    _, trace = _trace()
+    first, second = trace.calls[1], trace.calls[3]
+    assert second.inputs[0][1] == first.outputs[0][1]
+
+    class Changing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x)
+            y.mul_(2)
+            return self.linear(y)
+
+    model = Changing()
+    with torch.no_grad(), tracing(model) as changed:
+        model(torch.randn(2, 4))
+    assert changed.calls[2].inputs[0][1] != changed.calls[1].outputs[0][1]
+
+
+def test_dtypes_of_sensitive_operations_are_kept_by_module() -> None:
+    _, trace = _trace()
+    assert trace.operations[""]["softmax"] == ["float64"]
+    assert trace.operations["norm"]["layer_norm"] == ["float32"]
+
+
+def test_a_call_that_raises_leaves_the_rest_in_order() -> None:
+    """Project: an exception that the model swallows is seen, and does not move the calls after it to a wrong parent."""
+    _, trace = _trace(fail=True)
+    broken = [call for call in trace.calls if call.ended < 0]
+    assert [(call.module, call.occurrence) for call in broken] == [("first", 2)]
+    after = trace.calls[trace.calls.index(broken[0]) + 1 :]
+    assert [(call.module, call.parent) for call in after] == [
+        ("norm", 0),
+        ("::scaled_dot_product_attention", 0),
+        ("norm", 0),
+    ]
+    assert all(call.ended >= 0 for call in after) and trace.calls[0].ended == len(trace.calls) - 2
+
+
+def test_hooks_are_gone_afterwards_even_if_the_forward_raised() -> None:
+    model = Inner()
+    with pytest.raises(ValueError), tracing(model):
+        model(torch.zeros(1, 4), fail=True)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+
+
+def test_it_survives_the_disk(tmp_path: Path) -> None:
+    _, trace = _trace()
+    trace.save(tmp_path / "0-0.float32.trace")
+    again = Trace.load(tmp_path / "0-0.float32.trace")
+    assert again.calls == trace.calls and again.modules == trace.modules and again.operations == trace.operations
+    assert len(again.tensors) == len(trace.tensors)
+    for a, b in zip(again.tensors, trace.tensors, strict=True):
+        assert torch.equal(a.sketch, b.sketch) and (a.shape, a.dtype, a.moments) == (b.shape, b.dtype, b.moments)
