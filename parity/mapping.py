@@ -80,26 +80,27 @@ def read_rules(mapping: Mapping[str, object]) -> list[Rule]:
         if isinstance(value, str):
             rule = Rule(pattern, value)
         elif (
-            isinstance(value, (tuple, list))
+            isinstance(value, tuple)  # a list is no merge to FastVideo: it fails in re.sub
             and len(value) == 3
             and isinstance(value[0], str)
-            and isinstance(value[1], int)
-            and isinstance(value[2], int)
+            and (value[1] is None or isinstance(value[1], int))
+            and (value[2] is None or isinstance(value[2], int))
         ):
-            rule = Rule(pattern, value[0], value[1], value[2])
+            rule = Rule(pattern, *value)
         else:
             raise ParityError(
                 "A rule of the mapping has an unknown form.",
                 seen=f"{pattern!r}: {value!r:.200}",
                 fix="Use a template string, or (template, index, total) for a merge.",
             )
-        groups = [int(number) for number in re.findall(r"\\(\d)", rule.template)]
-        if any(number > compiled.groups for number in groups):
+        try:
+            compiled.sub(rule.template, "")  # reads the template, whether or not the pattern matches
+        except (re.error, IndexError) as error:
             raise ParityError(
                 "A template refers to a group that its pattern does not have.",
-                seen=f"{pattern!r} -> {rule.template!r}: {compiled.groups} groups",
+                seen=f"{pattern!r} -> {rule.template!r}: {compiled.groups} groups; {error}",
                 fix="Add the group to the pattern or correct the number.",
-            )
+            ) from error
         rules.append(rule)
     return rules
 
