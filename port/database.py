@@ -50,6 +50,9 @@ class StateDamaged(PortError, sqlite3.DatabaseError):
     """The database is no longer one, or not one of ours."""
 
 
+_PATIENCE_S = 30.0
+"""How long to wait for another process's write."""
+
 # SQLite's own words; its numeric codes reach Python only from 3.11 on.
 _CAUSES = (
     ("is full", "The disk of the state folder is full.", "Free space on that disk, then try again."),
@@ -114,7 +117,7 @@ def transaction(home: Path) -> Iterator[sqlite3.Connection]:
     """
     with worded(home):
         _make_private(database_path(home))
-        connection = sqlite3.connect(database_path(home), timeout=30, isolation_level=None)
+        connection = sqlite3.connect(database_path(home), timeout=_PATIENCE_S, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")

@@ -31,6 +31,7 @@ def what_changed(entry: Entry, port: PortRecord) -> list[str]:
             changed.append("the official weights were fetched again and differ")
         elif kind == "plan" and value != _plan_of(port, entry.component):
             changed.append("the plan names other classes for this component")
+    changed = list(dict.fromkeys(changed))  # an adapter may also be among the imported files
     return changed if len(changed) <= _MOST else [*changed[:_MOST], f"and {len(changed) - _MOST} more"]
 
 

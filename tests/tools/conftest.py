@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastvideo_port.tools.base import ToolContext
@@ -59,3 +62,19 @@ def context(tmp_path: Path, fastvideo: Path) -> ToolContext:
     home = tmp_path / "state"
     home.mkdir()
     return ToolContext(home=home, cwd=fastvideo)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A port of a tiny model, shared by a module's tests; see ``tiny.py``."""
+    name = "_tools_tiny"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("tiny.py"))
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    made = sys.modules[name].make(tmp_path_factory.mktemp("tiny port"))
+    yield made
+    for run in made.ctx.runs.list():
+        if not run.finished:
+            made.ctx.runs.cancel(run.run_id)

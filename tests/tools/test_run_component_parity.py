@@ -1,0 +1,122 @@
+"""run_component_parity over real runs of the engine, and what it refuses before one begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastvideo_port.port.errors import PortError
+from fastvideo_port.port.gate import gate
+from fastvideo_port.tools.run_component_parity import finish, run_component_parity
+from fastvideo_port.tools.run_status import run_status
+
+RIGHT, WRONG = "eps=1e-6", "eps=1e-2"
+PORT = "fastvideo/tiny.py"
+
+
+def parity_item(tiny: Any) -> tuple[str, str]:
+    """State and reason of the gate's item."""
+    item = next(item for item in gate(tiny.port, tiny.entries()) if item.id == "component-parity")
+    return item.state, item.why
+
+
+def full_run(tiny: Any) -> Any:
+    """The run that the gate asks for; longer than one wait if the machine is busy."""
+    result = run_component_parity(tiny.ctx, tiny.port_id, "transformer", device="cpu")
+    while result.state in ("queued", "running"):
+        run_status(tiny.ctx, result.run_id, 45)
+        result = finish(tiny.ctx, tiny.ctx.runs.get(result.run_id))
+    return result
+
+
+def test_a_right_port_passes_in_full_and_is_evidence(tiny: Any) -> None:
+    result = full_run(tiny)
+    assert (result.state, result.verdict) == ("done", "pass"), result.findings
+    assert {(row.case, row.seed) for row in result.cases} == {
+        (case, seed) for case in ("small", "odd") for seed in (0, 1)
+    }
+    assert result.self_test is not None and result.self_test.passed
+    entry = tiny.entries()[-1]
+    assert (entry.run_id, entry.verdict, entry.complete) == (result.run_id, "pass", True)
+    assert {"worktree:fastvideo/tiny.py", "worktree:fastvideo/layers.py"} <= set(entry.depends_on)
+    assert "official:tiny_official.py" in entry.depends_on
+    assert "worktree:fastvideo/unused.py" not in entry.depends_on
+    count = len(tiny.entries())
+    assert finish(tiny.ctx, tiny.ctx.runs.get(result.run_id)) == result
+    assert len(tiny.entries()) == count
+    assert parity_item(tiny)[0] == "pass"
+
+
+def test_a_wrong_port_fails_in_a_part_and_that_counts_until_a_full_run_passes(tiny: Any) -> None:
+    with tiny.edited(PORT, RIGHT, WRONG):
+        result = run_component_parity(
+            tiny.ctx, tiny.port_id, "transformer", cases=["small"], seeds=[0], dtypes=["float32"], device="cpu"
+        )
+        assert result.verdict == "fail" and result.culprit is not None
+        assert (result.culprit.module, result.culprit.kind) == ("norm", "module")
+        assert tiny.entries()[-1].complete is False
+        state, why = parity_item(tiny)
+        assert state == "fail" and result.run_id in str(gate(tiny.port, tiny.entries())[2].evidence), why
+    assert parity_item(tiny)[0] == "stale"  # repaired, and not measured again
+    part = run_component_parity(tiny.ctx, tiny.port_id, "transformer", seeds=[0], device="cpu")
+    assert part.verdict == "pass" and "full run" in part.next_step
+    assert parity_item(tiny)[0] != "pass"
+    assert full_run(tiny).verdict == "pass"
+    assert parity_item(tiny)[0] == "pass"
+
+
+def refused(tiny: Any, match: str, **arguments: Any) -> PortError:
+    """The error of a call that must start nothing."""
+    before = tiny.left()
+    with pytest.raises(PortError, match=match) as caught:
+        run_component_parity(tiny.ctx, tiny.port_id, "transformer", **arguments)
+    assert caught.value.seen and caught.value.fix
+    assert tiny.left() == before
+    return caught.value
+
+
+def test_no_case_is_refused(tiny: Any) -> None:
+    refused(tiny, "No case was chosen", cases=[])
+
+
+@pytest.mark.parametrize("seeds", [[], [-1], [0, 0], list(range(9)), [2**31]])
+def test_seeds_that_are_none_are_refused(tiny: Any, seeds: list[int]) -> None:
+    refused(tiny, "seeds are not 1 to 8 different numbers", seeds=seeds)
+
+
+@pytest.mark.parametrize("dtypes", [["float64"], ["bfloat16", "int8"], ["x" * 1000], [""]])
+def test_an_unknown_dtype_is_refused(tiny: Any, dtypes: list[str]) -> None:
+    error = refused(tiny, "not one that the port is judged in", dtypes=dtypes)
+    assert "bfloat16" in error.fix and len(error.seen) < 500
+
+
+def test_no_dtype_is_refused(tiny: Any) -> None:
+    refused(tiny, "No dtype was chosen", dtypes=[])
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:x", "cuda:-1", "", "CUDA", "cpu;rm -rf", "x" * 5000])
+def test_a_device_that_is_none_is_refused(tiny: Any, device: str) -> None:
+    error = refused(tiny, "not the name of a device", device=device)
+    assert len(error.seen) < 200
+
+
+def failed(tiny: Any, **arguments: Any) -> str:
+    """The error of a run that cannot be judged; it is no evidence."""
+    before = len(tiny.entries())
+    with pytest.raises(PortError) as caught:
+        run_component_parity(tiny.ctx, tiny.port_id, "transformer", **arguments)
+    assert caught.value.fix
+    assert len(tiny.entries()) == before
+    return str(caught.value)
+
+
+def test_an_unknown_case_is_named_with_those_there_are(tiny: Any) -> None:
+    said = failed(tiny, cases=["smal"], device="cpu")
+    assert "smal" in said and "odd" in said
+
+
+def test_a_device_that_is_not_there_is_said(tiny: Any) -> None:
+    import torch
+
+    absent = f"cuda:{torch.cuda.device_count() + 7}"
+    assert absent.removeprefix("cuda") in failed(tiny, device=absent)
