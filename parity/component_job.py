@@ -14,7 +14,7 @@ from .audit import sha256
 from .blame import Culprit, find_culprit
 from .boundaries import GROSS, Boundary, Comparison
 from .dtypes import audit_dtypes
-from .honesty import judge_conduct, judge_files, judge_outputs, judge_weights, moved
+from .honesty import PARTIAL, compared_share, judge_conduct, judge_files, judge_outputs, judge_weights, moved
 from .job import Job
 from .metrics import Distance, distance
 from .pairing import Pair, coverage, pair_modules
@@ -395,6 +395,13 @@ class _Report:
                 f"(case {item.case!r}); masked or padded positions do.",
             )
             found = [b for b in found if b not in idle]
+            if compared_share(official, self.outputs("official", item, "float32")) < PARTIAL:
+                self.say(
+                    "partial-output",
+                    "investigate",
+                    f"{idle[-1].port or 'the model'!r} differs where call_port does not look (case {item.case!r}): "
+                    "return all that the model returns, or say with a mask which elements count.",
+                )
         if self.culprit is None:
             self.culprit = find_culprit(comparison, found)
         return found

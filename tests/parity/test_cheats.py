@@ -123,6 +123,17 @@ CHEATS = {
     "NaN in the port": Cheat("non-finite-port", output("port", 'out.index_fill(2, torch.tensor([0]), float("nan"))')),
     "only the shape": Cheat("output-not-from-model", both("torch.tensor(out.shape)")),
     "a summary": Cheat("output-reduced", both("out.std()[None]"), verdicts=NOT_A_PASS),
+    "a part that the mistake does not reach": Cheat(
+        "partial-output",
+        both("out[..., :2]"),
+        (
+            (
+                "        return self.proj_out(self.norm_out(h))",
+                "        h = self.proj_out(self.norm_out(h))\n        return torch.cat([h[..., :2], -h[..., 2:]], -1)",
+            ),
+        ),
+        verdicts=NOT_A_PASS,
+    ),
     "errors become zeros": Cheat(
         "exception-swallowed",
         """
