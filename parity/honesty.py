@@ -17,6 +17,7 @@ from .audit import ALLOWED, FOREIGN, sha256
 from .mapping_job import DERIVED
 from .metrics import distance
 from .proof import Proof
+from .sketch import fingerprint, same_values_in_any_order, sketch_distance
 from .trace import Trace
 from .verdict import Finding
 
@@ -212,6 +213,23 @@ def _flat(tensor: torch.Tensor) -> bool:
     return bool((tensor == tensor.reshape(-1)[0]).all())
 
 
+def _sorted(tensor: torch.Tensor, trace: Trace) -> bool:
+    """Whether an output is what the model returned, with its values put in order."""
+    flat = tensor.reshape(-1)
+    if flat.numel() < FEW or not tensor.is_floating_point():
+        return False
+    rows = tensor if tensor.ndim and tensor.shape[-1] > 2 else flat
+    steps = rows.diff(dim=-1)
+    if not (bool((steps >= 0).all()) or bool((steps <= 0).all())):
+        return False
+    mine = fingerprint(tensor)
+    returned = [trace.tensors[index] for call in trace.calls if call.module == "" for _, index in call.outputs]
+    return any(
+        same_values_in_any_order(mine, theirs, 1e-6) and sketch_distance(mine, theirs) > IMPRECISE
+        for theirs in returned
+    )
+
+
 def compared_share(trace: Trace, outputs: Tensors) -> float:
     """Elements of the outputs over those of the largest tensor that the model returned; 1 if it returned none."""
     returned = [trace.tensors[index].elements for call in trace.calls if call.module == "" for _, index in call.outputs]
@@ -235,6 +253,11 @@ def _raised(folder: Path, key: str) -> list[Finding]:
 
 def _reduced(folder: Path, key: str, single: Tensors) -> list[Finding]:
     trace = Trace.load(folder / "official" / f"{key}.float32.trace")
+    if any(_sorted(tensor, trace) for tensor in single.values()):
+        message = (
+            "call_official hands on the model's numbers sorted, which hides their places: return them as they are."
+        )
+        return [Finding("output-sorted", "investigate", message)]
     share, compared = compared_share(trace, single), sum(tensor.numel() for tensor in single.values())
     if compared and (share < REDUCED or (share < PARTIAL and compared < FEW)):
         message = (

@@ -134,6 +134,12 @@ CHEATS = {
         ),
         verdicts=NOT_A_PASS,
     ),
+    "sorted outputs": Cheat(
+        "output-sorted",
+        both("out.flatten().sort().values"),
+        (("return self.proj_out(self.norm_out(h))", "return self.proj_out(self.norm_out(h)).flip(1)"),),
+        verdicts=NOT_A_PASS,
+    ),
     "errors become zeros": Cheat(
         "exception-swallowed",
         """
