@@ -14,6 +14,8 @@ from .trace import Call, Trace
 from .verdict import BOUNDARY_FAIL, BOUNDARY_PASS, UNIT, ratio
 
 _LAYOUT_TOLERANCE = 1e-6
+_REORDERED = 0.1
+"""Values in another order are far from where they were; nearer ones are the same values with an error."""
 GROSS = 1e-2
 """Relative error at a boundary that no later layer can hide from the output, a hundred thousand times the noise."""
 _WITNESSES = 3
@@ -93,9 +95,7 @@ class Comparison:
         if mine.non_finite != theirs.non_finite:
             return math.nan, 0.0, False
         error, own = sketch_distance(mine, theirs), self.reference_error(reference_index)
-        if ratio(error, own) > BOUNDARY_PASS and same_values_in_any_order(
-            mine, theirs, max(_LAYOUT_TOLERANCE, 4 * own)
-        ):
+        if error > _REORDERED and same_values_in_any_order(mine, theirs, max(_LAYOUT_TOLERANCE, 4 * own)):
             return own, own, True
         return error, own, False
 
@@ -178,7 +178,8 @@ class Comparison:
         if ratio(sketch_distance(mine, theirs), self.reference_error(best)) <= BOUNDARY_PASS:
             return best
         for candidate in indices:
-            own = self.reference_error(candidate)
-            if same_values_in_any_order(mine, self.reference.tensors[candidate], max(_LAYOUT_TOLERANCE, 4 * own)):
+            theirs, own = self.reference.tensors[candidate], self.reference_error(candidate)
+            reordered = sketch_distance(mine, theirs) > _REORDERED
+            if reordered and same_values_in_any_order(mine, theirs, max(_LAYOUT_TOLERANCE, 4 * own)):
                 return candidate
         return None

@@ -68,3 +68,18 @@ def replace_leaf(value: Any, target: str, change: Callable[[torch.Tensor], torch
         items = [replace_leaf(item, target, change, f"{name}[{index}]") for index, item in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
     return value
+
+
+def swap_leaf(value: Any, target: str, tensor: torch.Tensor, name: str = "") -> Any:
+    """A copy of the containers of ``value`` in which the leaf ``target`` is ``tensor``, in its own shape and dtype."""
+    if isinstance(value, torch.Tensor):
+        return tensor.to(value.device, value.dtype).reshape(value.shape) if name == target else value
+    if isinstance(value, Mapping):
+        changed = {
+            key: swap_leaf(item, target, tensor, f"{name}.{key}" if name else str(key)) for key, item in value.items()
+        }
+        return changed if type(value) is dict else type(value)(**changed)
+    if isinstance(value, (list, tuple)):
+        items = [swap_leaf(item, target, tensor, f"{name}[{index}]") for index, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    return value

@@ -8,7 +8,8 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from .audit import all_sources, attention_classes, environment, flags, foreign_c
 from .conduct import Conduct
 from .context import Context
 from .errors import ParityError
+from .healing import Excuse, capturing, healing
 from .job import Job
 from .leaves import leaves, map_tensors, replace_leaf
+from .lift import lifted
 from .mapping import plan
 from .patches import apply_patches
 from .proof import Proof, prove
@@ -72,6 +75,7 @@ class Runner:
         self.notes: list[str] = []
         self.remarks: list[dict[str, str]] = []
         self.cast_inputs = False
+        self.excuses = [Excuse(**row) for row in spec.get("excuses", [])]
 
     def context(self, item: Item, dtype: torch.dtype) -> Context:
         spec = self.spec
@@ -157,11 +161,18 @@ class Runner:
             self.keep(self.call(model, item, dtype, inputs), item, tag)
 
     def run_traced(
-        self, model: torch.nn.Module, item: Item, dtype: torch.dtype, tag: str, sketches: bool = True
+        self,
+        model: torch.nn.Module,
+        item: Item,
+        dtype: torch.dtype,
+        tag: str,
+        sketches: bool = True,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> int:
-        """The same, with a trace beside it. Returns the number of module calls seen."""
-        with torch.no_grad(), tracing(model, sketches=sketches) as trace:
-            output = self.call(model, item, dtype)
+        """The same, with a trace beside it and the call inside ``around()``. Returns the number of module calls."""
+        inputs = self.inputs(item)
+        with torch.no_grad(), tracing(model, sketches=sketches) as trace, around():
+            output = self.call(model, item, dtype, inputs)
         path = self.out / f"{item.key}.{tag}.trace"
         trace.save(path)
         self._wrote(path.with_suffix(".json"), path.with_suffix(".npy"))
@@ -359,11 +370,41 @@ def _reference(runner: Runner, model: torch.nn.Module) -> dict[str, str]:
         model.double()
         for item in runner.items:
             runner.run_traced(model, item, torch.float64, "reference")
+        _without_casts(runner, model)
     except (ParityError, RuntimeError) as error:
         seen = error.seen if isinstance(error, ParityError) else str(error)
         runner.remark("no-float64", f"The official model does not run in float64: {seen.strip().splitlines()[0][:300]}")
         return {"kind": "float32", "why": "the official model does not run in float64; its float32 output is used"}
     return {"kind": "float64", "why": "official weights and inputs in float64, the official code's own casts kept"}
+
+
+def _without_casts(runner: Runner, model: torch.nn.Module) -> None:
+    """Run the float64 model once more with its casts lifted; where that fails there is no second reference."""
+    try:
+        for item in runner.items:
+            runner.run_traced(model, item, torch.float64, "lifted", around=lifted)
+    except (ParityError, RuntimeError) as error:
+        seen = error.seen if isinstance(error, ParityError) else str(error)
+        reason = seen.strip().splitlines()[0][:200] if seen.strip() else type(error).__name__
+        runner.remark("no-lifted-reference", f"The official model does not run with its casts lifted: {reason}")
+
+
+def run_capture(runner: Runner) -> dict[str, Any]:
+    """Run the official model in float32 once more and keep the tensors of the excuses."""
+    model = runner.load(torch.float32)
+    for item in runner.items:
+        with torch.no_grad(), capturing(model, runner.excuses, runner.shared, item.key):
+            runner.call(model, item, torch.float32)
+    return {}
+
+
+def run_healed(runner: Runner) -> dict[str, Any]:
+    """Run the port in float32 once more, with official tensors in the places of the excuses."""
+    model = runner.load(torch.float32)
+    for item in runner.items:
+        with healing(model, runner.excuses, runner.shared, item.key):
+            runner.run_traced(model, item, torch.float32, "float32")
+    return runner.facts()
 
 
 def _responses(runner: Runner, model: torch.nn.Module) -> None:
@@ -529,4 +570,6 @@ def open_side(spec: dict[str, Any], side: Side, job: Job) -> Runner:
 def run_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     """Job of a side's process in component parity."""
     runner = open_side(spec, spec["side"], job)
+    if runner.excuses:
+        return run_capture(runner) if spec["side"] == "official" else run_healed(runner)
     return run_official(runner) if spec["side"] == "official" else run_port(runner)

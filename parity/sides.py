@@ -12,6 +12,7 @@ from typing import Any
 from . import reference_cache
 from .children import Child, wait_for
 from .errors import ParityError
+from .healing import Excuse
 from .job import Job
 
 
@@ -56,8 +57,20 @@ def run_sides(spec: dict[str, Any], job: Job, steps: int) -> Sides:
     return Sides(official, port, digest, reused=False)
 
 
-def _run(spec: dict[str, Any], job: Job, steps: int, names: list[str]) -> list[dict[str, Any]]:
-    children = [_start(spec, job, name) for name in names]
+def run_again(spec: dict[str, Any], job: Job, steps: int, excuses: list[Excuse]) -> dict[str, Any]:
+    """Run the port with the official tensors of the excuses in place; its results lie in ``healed/`` of the run.
+
+    Raises:
+        ParityError: A side failed.
+    """
+    again = {**spec, "excuses": [excuse.to_json() for excuse in excuses]}
+    _run(again, job, steps, ["official"], "capture")
+    shutil.rmtree(job.run_dir / "healed", ignore_errors=True)
+    return _run(again, job, steps, ["port"], "healed")[0]
+
+
+def _run(spec: dict[str, Any], job: Job, steps: int, names: list[str], out: str | None = None) -> list[dict[str, Any]]:
+    children = [_start(spec, job, name, out or name) for name in names]
     begun = time.monotonic()
 
     def tick() -> None:
@@ -79,7 +92,7 @@ def _run(spec: dict[str, Any], job: Job, steps: int, names: list[str]) -> list[d
     return values
 
 
-def _start(spec: dict[str, Any], job: Job, side: str) -> Child:
+def _start(spec: dict[str, Any], job: Job, side: str, out: str) -> Child:
     python = (spec.get("official_python") if side == "official" else None) or spec["python"]
-    child_spec = {**spec, "side": side, "shared": str(job.run_dir / "shared"), "out": str(job.run_dir / side)}
-    return Child(python, "side", job.run_dir / f"{side}.process", child_spec, Path(spec["worktree"]))
+    child_spec = {**spec, "side": side, "shared": str(job.run_dir / "shared"), "out": str(job.run_dir / out)}
+    return Child(python, "side", job.run_dir / f"{out}.process", child_spec, Path(spec["worktree"]))
