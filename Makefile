@@ -3,7 +3,7 @@
 #   make setup    the two environments: .venv (the server) and .venv-fastvideo (FastVideo and the official code)
 #   make demo     one port from start to verdict, on the CPU
 #   make test     make check, then every test
-#   make check    lint, format, types, the recorded schemas of the tools
+#   make check    lint, format, types, the recorded schemas of the tools, the generated parts of the README
 #   make fix      repairs what `make check` can repair
 #   make clean    removes the environments and everything the demo made
 #
@@ -73,12 +73,13 @@ check: .venv/.installed
 	@$(PY) -m ruff format --check .
 	@mkdir -p build/typed && ln -sfn ../.. build/typed/fastvideo_port
 	@$(PY) -m mypy | sed 's#^build/typed/fastvideo_port/##'
-	@$(PY) -m pytest -q --no-header tests/server/test_schemas.py
+	@$(PY) -m pytest -q --no-header tests/server/test_schemas.py tests/test_readme.py::test_generated_parts_are_current
 
 fix: .venv/.installed
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 	@$(PY) tests/server/update_snapshots.py
+	@$(PY) tests/update_readme.py
 
 clean:
 	@rm -rf .venv .venv-fastvideo .demo .mypy_cache .ruff_cache .pytest_cache build
