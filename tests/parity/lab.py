@@ -284,6 +284,7 @@ class Lab:
     cases: list[str] | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     dtypes: list[str] = field(default_factory=lambda: ["float32"])
+    trusted: list[str] = field(default_factory=list)
 
     def run(self) -> Result:
         repo, worktree = self.root / "official repo", self.root / "worktree"
@@ -299,8 +300,10 @@ class Lab:
             texts[folder / "__init__.py"] = ""
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(textwrap.dedent(text).lstrip("\n"), encoding="utf-8")
-        run_dir = self.root / "run"
+            text = textwrap.dedent(text).lstrip("\n")
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                path.write_text(text, encoding="utf-8")
+        run_dir = self.root / f"run {len(list(self.root.glob('run *')))}"
         run_dir.mkdir()
         spec: dict[str, Any] = {
             "adapter": str(adapter),
@@ -316,6 +319,8 @@ class Lab:
             "device": "cpu",
             "patches": [],
             "threads": 1,
+            "reference_cache": str(self.root / "references"),
+            "trusted_references": self.trusted,
         }
         return Result(component_parity(spec, Job(run_dir)), port_file)
 

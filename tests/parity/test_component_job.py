@@ -176,3 +176,20 @@ def test_a_mask_that_is_ignored_shows_only_where_text_is_padded(tmp_path: Path) 
     verdicts = {row["case"]: row["verdict"] for row in result.value["cases"]}
     assert verdicts == {"small": "pass", "odd": "fail"}, result.explain()
     assert "port-ignores-input" in result.codes and result.verdict == "fail"
+
+
+def test_kept_official_results_are_believed_only_if_signed_evidence_names_them(tmp_path: Path) -> None:
+    """Project: an edit of the port runs only the port; a reference that was tampered with is made anew."""
+    first = lab.Lab(tmp_path, cases=["small"]).run()
+    kept = first.value["reference"]
+    assert first.verdict == "pass" and not kept["reused"] and kept["digest"], first.explain()
+
+    port = lab.edited(lab.PORT, ("x = x + gate_f * y", "x = gate_f * y"))
+    second = lab.Lab(tmp_path, port=port, cases=["small"], trusted=[kept["digest"]]).run()
+    assert second.value["reference"]["reused"] and second.verdict == "fail", second.explain()
+    assert "files-changed" not in second.codes and "inputs-replaced" not in second.codes, second.explain()
+
+    outputs = next((tmp_path / "references").glob("*/official/0-0.reference.safetensors"))
+    outputs.write_bytes(outputs.read_bytes()[:-1] + b"x")
+    third = lab.Lab(tmp_path, cases=["small"], trusted=[kept["digest"]]).run()
+    assert third.verdict == "pass" and not third.value["reference"]["reused"], third.explain()
