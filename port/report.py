@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -206,6 +207,15 @@ def count(value: int | None) -> str:
     return "not measured" if value is None else f"{value:,}"
 
 
+def moment(text: str) -> str:
+    """An ISO 8601 time for people: to the second, in UTC. What is no such time, or names no zone, stays as it is."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{found.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC" if found.tzinfo else text
+
+
 def write_report(folder: Path, data: ReportData) -> tuple[Path, Path]:
     """Write ``report.html`` and ``report.md`` into ``folder`` (made if absent) and return both paths.
 
@@ -215,7 +225,7 @@ def write_report(folder: Path, data: ReportData) -> tuple[Path, Path]:
         PortError: A picture is absent, no PNG or JPEG, or too large; or the folder cannot be written.
     """
     pictures = {picture.path: _data_uri(picture.path) for row in data.ssim for picture in row.pictures}
-    values: dict[str, Any] = {"data": data, "number": number, "count": count, "passed": _passed(data)}
+    values: dict[str, Any] = {"data": data, "number": number, "count": count, "moment": moment, "passed": _passed(data)}
     page = render("report.html.j2", **values, pictures=pictures)
     twin = render("report.md.j2", **values)
     try:

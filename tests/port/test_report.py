@@ -21,6 +21,7 @@ from fastvideo_port.port.report import (
     RunRow,
     SsimRow,
     StepRow,
+    moment,
     number,
     write_report,
 )
@@ -281,3 +282,10 @@ def test_a_picture_that_cannot_be_embedded_is_named_and_nothing_is_written(
     with pytest.raises(PortError, match=r"picture|cannot be read"):
         write_report(tmp_path / "out", report(ssim=[ssim]))
     assert not (tmp_path / "out").exists()
+
+
+def test_times_are_short_and_in_utc_and_what_is_no_time_stays() -> None:
+    """Project: microseconds and zones were most of the table of runs."""
+    assert moment("2026-11-23T17:42:38.779040+01:00") == "2026-11-23 16:42:38 UTC"
+    assert moment("2026-11-23 15:31") == "2026-11-23 15:31"
+    assert moment("yesterday") == "yesterday"
