@@ -48,6 +48,10 @@ def _dispatch(given: list[str]) -> int:
         from .cli_tools import add_tool_commands, run_tool_command
 
         add_tool_commands(parser)
+        if not given:
+            # Whoever types the bare name wants to see what there is.
+            parser.print_help(sys.stderr)
+            raise SystemExit(2)
         options = parser.parse_args(given)
         return run_tool_command(options)
     options = parser.parse_args(given)

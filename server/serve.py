@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "FASTVIDEO_PORT_TOKEN"
 _SHORTEST_TOKEN = 16
-_MAKE_TOKEN = "python -c 'import secrets; print(secrets.token_urlsafe(32))' > FILE && chmod 600 FILE"
+_MAKE_TOKEN = "(umask 077; python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > FILE)"
 
 MAX_REQUEST = 4 * 1024 * 1024
 """Bytes of one HTTP request."""

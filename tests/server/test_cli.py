@@ -89,6 +89,12 @@ def test_wrong_usage_ends_with_code_2(arguments: list[str], capsys: pytest.Captu
     assert stopped.value.code == 2
 
 
+def test_the_bare_command_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([])
+    assert "list-ports" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("tool", "payload", "code"),
     [
