@@ -32,7 +32,7 @@ environments: .venv/.installed .venv-fastvideo/.installed $(WHEEL)
 
 # A changed list of pins makes the environment anew; a changed pyproject.toml only installs the project again.
 .venv/.made: constraints/dev.txt
-	@echo "setup: .venv (the server), from constraints/dev.txt"
+	@echo "setup: .venv (the server), from constraints/dev.txt (both environments: some minutes, about 3 GB)"
 	@command -v "$(PYTHON)" >/dev/null || { \
 	  echo "There is no $(PYTHON) here. Do: install Python 3.11, or name it: make PYTHON=/path/to/python3.11 setup" >&2; exit 1; }
 	@rm -rf .venv && "$(PYTHON)" -m venv .venv
