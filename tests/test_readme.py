@@ -33,6 +33,12 @@ INSPECTOR = (
     f'inspect() {{ npx -y -p node@22 -p @modelcontextprotocol/inspector@2 mcp-inspector --cli {OURS} serve "$@"; }}'
 )
 
+OVER_HTTP = (
+    "npx -y -p node@22 -p @modelcontextprotocol/inspector@2 mcp-inspector --cli http://127.0.0.1:8765/mcp "
+    '--transport http --header "Authorization: Bearer $(cat ~/.fastvideo-port-token)" '
+    "--protocol-era modern --method tools/list"
+)
+
 
 class Block(NamedTuple):
     """A fenced block."""
@@ -95,7 +101,7 @@ def command_problem(line: str, generated: str) -> str:
     """What is wrong with a line of a shell block; empty: nothing. A command that nobody here can judge is wrong too."""
     if line in generated.splitlines():
         return ""  # the command of a client, compared with what `install` prints
-    if line == INSPECTOR:
+    if line in (INSPECTOR, OVER_HTTP):
         return ""
     if line.startswith("(umask 077; python3 -c "):
         return ""  # run by a test of its own
@@ -205,6 +211,7 @@ def test_installing_is_shown_for_a_neutral_clone() -> None:
 ELSEWHERE = {
     "PLAN.md",
     ".venv",
+    ".demo/runs/latest",
     ".cursor/mcp.json",
     "~/.local/state/fastvideo-port",
     "server/discover",  # a request of the protocol
