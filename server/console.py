@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 _ROWS = 40
+_WIDEST = 28
+"""Characters of a column that a table needs at least, if its content is longer."""
 
 
 def show_result(title: str, payload: dict[str, Any]) -> None:
@@ -14,6 +16,7 @@ def show_result(title: str, payload: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(highlight=False)
     fields = Table.grid(padding=(0, 2))
     fields.add_column(style="dim", no_wrap=True)
     fields.add_column(overflow="fold")
@@ -22,18 +25,51 @@ def show_result(title: str, payload: dict[str, Any]) -> None:
         if key == "next_step" or value is None or value == [] or value == {}:
             continue
         if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-            blocks.append(_table(key, value))
+            blocks.append(_table(key, value) if _fits(value, console.width - 4) else _records(key, value))
         else:
             fields.add_row(key, Text(_plain(value), style=_style(key, value)))
     blocks.append(Text(f"Next: {_plain(payload.get('next_step', ''))}", style="italic"))
-    Console(highlight=False).print(Panel(Group(*blocks), title=title, title_align="left"))
+    console.print(Panel(Group(*blocks), title=title, title_align="left"))
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    """The fields that at least one row fills."""
+    return [key for key in rows[0] if any(row.get(key) not in (None, [], {}) for row in rows)]
+
+
+def _fits(rows: list[dict[str, Any]], width: int) -> bool:
+    """Whether a table of ``rows`` can be read in ``width`` characters; a narrower one breaks its words apart."""
+    needed = 1
+    for column in _columns(rows):
+        longest = max(len(line) for row in rows for line in [column, *_plain(row.get(column)).splitlines()])
+        needed += min(longest, _WIDEST) + 3
+    return needed <= width
+
+
+def _records(title: str, rows: list[dict[str, Any]]) -> Any:
+    """The rows one below the other, a line per field."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    parts: list[Any] = []
+    for number, row in enumerate(rows[:_ROWS], start=1):
+        fields = Table.grid(padding=(0, 2))
+        fields.add_column(style="dim", no_wrap=True)
+        fields.add_column(overflow="fold")
+        for key in _columns([row]):
+            fields.add_row(key, Text(_plain(row[key]), style=_style(key, row[key])))
+        parts += [Text(f"\n{title}, {number} of {len(rows)}", style="bold"), fields]
+    if len(rows) > _ROWS:
+        parts.append(Text(f"{_ROWS} of {len(rows)} shown; --json prints all"))
+    return Group(*parts)
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    columns = [key for key in rows[0] if any(row.get(key) not in (None, [], {}) for row in rows)]
+    columns = _columns(rows)
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -14,6 +14,7 @@ from fastvideo_port.port.errors import PortError
 from fastvideo_port.server import doctor as doctor_module
 from fastvideo_port.server.cli import main
 from fastvideo_port.server.cli_tools import exit_code
+from fastvideo_port.server.console import show_result
 from fastvideo_port.server.install import merge_codex, merge_json, server_command
 from fastvideo_port.tools import ALL
 
@@ -61,6 +62,24 @@ def test_a_tool_prints_a_readable_block(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["list-ports"]) == 0
     out = capsys.readouterr().out
     assert "List ports" in out and "Next: " in out
+
+
+@pytest.mark.parametrize(("width", "heads"), [(80, 0), (220, 1)])
+def test_a_table_that_would_break_its_words_becomes_records(
+    width: int, heads: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Project: `list-ports` in 80 columns was eight columns of four letters."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    row: dict[str, Any] = {
+        "port_id": "port-2ec1e265f1b2017b",
+        "worktree": "/home/ada/dev/FastVideo-wan-2-2",
+        "branch": "codex/port-wan-2-2-20261123",
+    }
+    show_result("List ports", {"ports": [row, {**row, "branch": None}], "next_step": "Go on."})
+    shown = capsys.readouterr().out
+    assert shown.count("port-2ec1e265f1b2017b") == 2
+    assert ("ports, 2 of 2" in shown) == (not heads)
+    assert shown.count("\u2533") == 2 * heads
 
 
 def test_a_refusal_goes_to_stderr_with_code_1(capsys: pytest.CaptureFixture[str]) -> None:
