@@ -95,7 +95,7 @@ def default_interpreter(repository: Path | None, notes: list[str]) -> Interprete
     """The Python of a FastVideo repository's environment, else the one that runs this process.
 
     Looks for ``.venv`` and ``.venv-fastvideo`` in the repository, then ``.venv-fastvideo`` beside it. What was found
-    but does not run is named in ``notes``.
+    but does not run is named in ``notes``, and so is the server's own interpreter where nothing was found.
     """
     folders = (
         [repository / ".venv", repository / ".venv-fastvideo", repository.parent / ".venv-fastvideo"]
@@ -110,4 +110,8 @@ def default_interpreter(repository: Path | None, notes: list[str]) -> Interprete
             return inspect_interpreter(str(python), cwd=repository or Path.cwd())
         except PortError as error:
             notes.append(f"{python} was passed over: {error.what} {error.seen}"[:400])
+    notes.append(
+        "No environment of FastVideo was found, so python is the server's own, which may lack what FastVideo imports: "
+        "give python if FastVideo has another one."
+    )
     return inspect_interpreter(sys.executable, cwd=Path.cwd())

@@ -345,6 +345,13 @@ def test_the_repositorys_own_environment_is_the_default_python(context: ToolCont
     assert made.python_version.startswith("3.")
 
 
+def test_falling_back_to_the_servers_own_python_is_said(context: ToolContext, fastvideo: Path) -> None:
+    """Project: a port ran silently in an environment without FastVideo's packages."""
+    made = create_worktree(context, "Wan")
+    assert made.python == sys.executable
+    assert any("No environment of FastVideo was found" in note for note in made.notes)
+
+
 def answer(script: str) -> Callable[[Path], str]:
     def make(folder: Path) -> str:
         path = folder / "python"
