@@ -84,7 +84,7 @@ def check_kind(path: Path, kind: Kind, *, name: str = "path") -> None:
         raise PortError(
             f"The path in {name} cannot be used.",
             seen=f"{str(path)[:300]}: {error.strerror}",
-            fix="Check the spelling; relative paths count from the folder that the tool's description names.",
+            fix="Check the spelling; the path shown is where it was looked for.",
         ) from error
     is_file, is_folder = stat.S_ISREG(mode), stat.S_ISDIR(mode)
     if not (is_file or is_folder):

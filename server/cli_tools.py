@@ -110,7 +110,8 @@ def _json_or_text(text: str) -> Any:
 
 
 def _progress(done: float, total: float | None = None, message: str = "") -> None:
-    share = f"{done:g}/{total:g}" if total else f"{done:g}"
+    # Steps are counted; bytes are too many to read.
+    share = f"{done:g}" if not total else f"{done / total:.0%}" if total > 100 else f"{done:g}/{total:g}"
     sys.stderr.write(f"[{share}] {''.join(char for char in message if char.isprintable())}\n")
 
 
