@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .boundaries import Boundary, Comparison
-from .trace import Call
-from .verdict import BOUNDARY_FAIL
+from .sketch import same_values_in_any_order
+from .trace import Call, Trace
+from .verdict import BIAS_FAIL, BOUNDARY_FAIL, ratio
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Culprit:
 
 def find_culprit(comparison: Comparison, boundaries: list[Boundary], limit: float = BOUNDARY_FAIL) -> Culprit | None:
     """The first boundary beyond ``limit``, traced back to where right inputs become a wrong output."""
-    first = next((item for item in boundaries if math.isnan(item.ratio) or item.ratio > limit), None)
+    first = next((b for b in boundaries if not b.ratio <= limit or b.bias > BIAS_FAIL), None)
     if first is None:
         return None
     return _Blame(comparison, boundaries).at(first)
@@ -58,20 +59,36 @@ class _Blame:
 
     def at(self, boundary: Boundary) -> Culprit:
         numbers = f"its error is {_times(boundary.ratio)} the reference's own ({boundary.port_error:.2g} relative)"
+        if boundary.ratio <= BOUNDARY_FAIL:
+            numbers += f", and all in one direction: {boundary.bias:.0f} times what rounding does to its length"
         return self.resolve(boundary.index, numbers, set())
 
     def resolve(self, index: int, numbers: str, seen: set[int]) -> Culprit:
         """Blame call ``index``, whose output is wrong."""
         seen.add(index)
         call = self.calls[index]
+        pair = self.comparison.pairs.get(call.module)
+        if pair is not None and (pair.official, call.occurrence) not in self.comparison.reference_calls:
+            return self.extra(index, numbers)
         strange = self.unexplained_inputs(call)
         if not strange:
             return self.inside(index, numbers, seen)
         for tensor in strange:
-            source = self.producer.get(tensor)
+            # A tensor that equals another official one is right where it was made and wrong where it is used.
+            source = self.producer.get(tensor) if self.comparison.explained(tensor) is None else None
             if source is not None and source not in seen and source not in self.boundaries:
                 return self.resolve(source, numbers, seen)
         return self.before(index, numbers, seen)
+
+    def extra(self, index: int, numbers: str) -> Culprit:
+        """A call that the official model does not make."""
+        call = self.calls[index]
+        parent = self.calls[call.parent] if call.parent >= 0 else call
+        why = (
+            f"{_name(parent)} calls {_name(call)} once more than the official code does (call {call.occurrence + 1}, "
+            f"line {call.line}); after it {numbers.replace('its error', 'the error')}."
+        )
+        return Culprit(parent.module, self.official(parent), "glue", call.file, call.line, call.line, why, "certain")
 
     def inside(self, index: int, numbers: str, seen: set[int]) -> Culprit:
         """The call's inputs are right: the module itself, or the code between the calls it makes."""
@@ -117,6 +134,9 @@ class _Blame:
         unknown = [t for t in self.unexplained_inputs(parent) if self.producer.get(t) is None]
         handed_on = set(self.unexplained_inputs(call)) & set(unknown)
         unpaired = parent.module not in self.comparison.pairs
+        suspect = unpaired or bool(self.unexplained_inputs(parent))
+        if suspect and previous is None and call.parent not in seen and self.passed_on(call, parent):
+            return self.before(call.parent, numbers, seen | {call.parent})
         if unknown and call.parent not in seen and (handed_on or (previous is None and unpaired)):
             return self.before(call.parent, numbers, seen | {call.parent})
         info = self.comparison.port.modules.get(parent.module)
@@ -161,8 +181,64 @@ class _Blame:
         return pair.official if pair else None
 
     def unexplained_inputs(self, call: Call) -> list[int]:
-        """Floating inputs of more than one element that equal nothing of the official model's."""
-        return self._unexplained([tensor for _, tensor in call.inputs])
+        """Floating inputs that are not what they should be.
+
+        Of a module whose counterpart takes the same tensors, those that differ from the counterpart's in that place: a
+        key in the place of a query is a right tensor in the wrong place. Of any other, those that equal nothing of the
+        official model's.
+        """
+        misplaced = self._misplaced(call)
+        return self._unexplained([tensor for _, tensor in call.inputs]) if misplaced is None else misplaced
+
+    def _misplaced(self, call: Call) -> list[int] | None:
+        pair = self.comparison.pairs.get(call.module)
+        other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
+        if other is None:
+            return None
+        mine = self._floats(self.comparison.port, call)
+        theirs = self._floats(self.comparison.reference, other)
+        if not mine or len(mine) != len(theirs):
+            return None
+        found = []
+        for a, b in zip(mine, theirs, strict=True):
+            if any(
+                self._is_mask(trace, index)
+                for trace, index in ((self.comparison.port, a), (self.comparison.reference, b))
+            ):
+                continue
+            errors = self.comparison.errors(a, b)
+            if errors is None:
+                return None
+            if not errors[2] and not ratio(errors[0], errors[1]) <= BOUNDARY_FAIL:
+                found.append(a)
+        return found
+
+    def passed_on(self, call: Call, parent: Call) -> bool:
+        """Whether the strange inputs of a first call are the caller's own inputs, in the same places."""
+        strange = self.unexplained_inputs(call)
+        given = self._floats(self.comparison.port, parent)
+        places = [place for place, tensor in enumerate(self._floats(self.comparison.port, call)) if tensor in strange]
+        taken = self._floats(self.comparison.port, call)
+        return bool(places) and all(place < len(given) and self._same(taken[place], given[place]) for place in places)
+
+    def _same(self, a: int, b: int) -> bool:
+        """Whether two port tensors hold the same values, in whatever shape."""
+        first, second = self.comparison.port.tensors[a], self.comparison.port.tensors[b]
+        return a == b or same_values_in_any_order(first, second, 1e-9)
+
+    @staticmethod
+    def _floats(trace: Trace, call: Call) -> list[int]:
+        return [
+            index
+            for _, index in call.inputs
+            if trace.tensors[index].elements > 1 and "float" in trace.tensors[index].dtype
+        ]
+
+    @staticmethod
+    def _is_mask(trace: Trace, index: int) -> bool:
+        """Additive masks hold minus infinity on one side and the lowest number on the other."""
+        tensor = trace.tensors[index]
+        return bool(tensor.non_finite) or tensor.moments[4] < -1e4
 
     def unexplained_outputs(self, call: Call) -> list[int]:
         return self._unexplained([tensor for _, tensor in call.outputs])

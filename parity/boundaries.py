@@ -95,7 +95,12 @@ class Comparison:
         if mine.non_finite != theirs.non_finite:
             return math.nan, 0.0, False
         error, own = sketch_distance(mine, theirs), self.reference_error(reference_index)
-        if error > _REORDERED and same_values_in_any_order(mine, theirs, max(_LAYOUT_TOLERANCE, 4 * own)):
+        # Values in another order but in the same shape went to the wrong places.
+        if (
+            error > _REORDERED
+            and mine.shape != theirs.shape
+            and same_values_in_any_order(mine, theirs, max(_LAYOUT_TOLERANCE, 4 * own))
+        ):
             return own, own, True
         return error, own, False
 

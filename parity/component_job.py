@@ -25,6 +25,8 @@ from .side import Item, items
 from .sides import Sides, run_again, run_sides
 from .trace import Trace
 from .verdict import (
+    BIAS_FAIL,
+    BIAS_PASS,
     BOUNDARY_FAIL,
     BOUNDARY_PASS,
     OUTPUT_FAIL,
@@ -136,6 +138,7 @@ class _Report:
             "bands": {
                 "output": [OUTPUT_PASS, OUTPUT_FAIL],
                 "boundary": [BOUNDARY_PASS, BOUNDARY_FAIL],
+                "bias": [BIAS_PASS, BIAS_FAIL],
                 "precision": PRECISION_LIMIT,
             },
         }
@@ -277,6 +280,7 @@ class _Report:
         judged = max(boundaries, key=lambda b: math.inf if math.isnan(b.ratio) else b.ratio, default=None)
         if judged is not None:
             verdicts.append(judge(judged.ratio, BOUNDARY_PASS, BOUNDARY_FAIL))
+            verdicts.append(judge(max(b.bias for b in boundaries), BIAS_PASS, BIAS_FAIL))
             result["worst_boundary"] = {
                 "module": judged.port,
                 "official_module": judged.official,
@@ -432,7 +436,7 @@ class _Report:
             self.pairing = coverage(self.pairs, port)
         comparison = Comparison(port, official, reference, self.pairs)
         found = comparison.boundaries()
-        idle = [b for b in found if outputs_pass and b.ratio > BOUNDARY_FAIL and b.port_error > GROSS]
+        idle = [b for b in found if outputs_pass and b.port_error > GROSS and not b.layout]
         if idle:
             self.say(
                 "idle-difference",

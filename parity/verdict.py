@@ -21,6 +21,8 @@ OUTPUT_PASS, OUTPUT_FAIL = 1.5, 3.0
 """Logic ratio at the outputs: at most the first passes, above the second fails, between is to be looked into."""
 BOUNDARY_PASS, BOUNDARY_FAIL = 4.0, 8.0
 """The same at every paired module."""
+BIAS_PASS, BIAS_FAIL = 8.0, 16.0
+"""Systematic part of the error at every paired module, over what rounding can do (`Comparison.bias_ratio`)."""
 PRECISION_LIMIT = 2.0
 """Largest precision ratio (production dtype)."""
 
