@@ -1,6 +1,6 @@
 """Run the fault suite through the engine and print what it said of every mistake and every correct rewrite.
 
-    python tests/faults/run.py FASTVIDEO_FOLDER --python FASTVIDEO_PYTHON [--workers N] [--out FILE] [--only ID-PREFIX ...]
+    python tests/faults/run.py FASTVIDEO_FOLDER --python PYTHON [--workers N] [--device D] [--out FILE] [--only ID ...]
 
 Runs in any interpreter with torch. ``FASTVIDEO_FOLDER`` (an unpacked wheel or a checkout) is copied, never changed. The
 official side of a pair runs once; every edit runs only the port, as in an agent's second attempt. Beside the engine's
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ def row_of(edit: Any, value: dict[str, Any], fault: bool, seconds: float) -> dic
         "expected": list(edit.place),
         "glue": edit.glue,
         "place_right": place,
-        "error": value.get("error", "")[:400],
+        "error": value.get("error", "")[:600],
         "seconds": round(seconds, 1),
     }
 
@@ -188,6 +188,8 @@ def main() -> int:
         pairs = sorted({edit.pair for edit in chosen})
         bad = []
         for pair, value in zip(pairs, pool.map(suite.clean, pairs), strict=True):
+            codes = [item["code"] for item in value["findings"]]
+            print(f"clean   {pair:48} {value['verdict']:12} {', '.join(codes)}", flush=True)  # noqa: T201
             if value["verdict"] != "pass":
                 bad.append(
                     f"{pair}: a clean port is judged {value['verdict']}: {value.get('error', value['findings'])}"
@@ -202,8 +204,11 @@ def main() -> int:
             return row_of(edit, value, edit.id in faults, time.monotonic() - began)
 
         rows = []
-        for row in pool.map(one, chosen):
+        for future in as_completed([pool.submit(one, edit) for edit in chosen]):
+            row = future.result()
             rows.append(row)
+            if options.out:  # whatever ends the suite early, what was measured is kept
+                options.out.write_text(json.dumps({"rows": rows, "bad": bad}, indent=1))
             print(line(row), flush=True)  # noqa: T201
     bad += [f"{row['id']} passes" for row in rows if row["fault"] and row["verdict"] == "pass"]
     bad += [f"{row['id']} is accused" for row in rows if not row["fault"] and row["verdict"] != "pass"]
@@ -222,11 +227,14 @@ def line(row: dict[str, Any]) -> str:
 
     place = {True: "place right", False: "PLACE WRONG", None: ""}[row["place_right"]]
     where = f"{row['culprit']['kind']} {row['culprit']['module'] or '(root)'}" if row["culprit"] else ""
-    return (
-        f"{'fault  ' if row['fault'] else 'rewrite'} {row['id']:48} {row['verdict']:12} logic {number(row['logic_ratio']):>9} "
-        f"boundary {number(row['boundary_ratio']):>9} bias {number(row['bias'] and row['bias'][0]):>9} bf16 {number(row['precision_ratio']):>8} {place:11} {where}"
-        f"{' ' + row['error'].splitlines()[0][:80] if row['error'] else ''}"
+    bias = row["bias"][0] if row["bias"] else None
+    numbers = (
+        f"logic {number(row['logic_ratio']):>9} boundary {number(row['boundary_ratio']):>9} "
+        f"bias {number(bias):>9} bf16 {number(row['precision_ratio']):>8}"
     )
+    kind = "fault  " if row["fault"] else "rewrite"
+    error = row["error"].splitlines()[0][:80] if row["error"] else ""
+    return f"{kind} {row['id']:48} {row['verdict']:12} {numbers} {place:11} {where}{error}"
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
