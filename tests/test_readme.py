@@ -410,7 +410,7 @@ def band_problems(text: str) -> list[str]:
         "logic ratio": (f"at most {verdict.OUTPUT_PASS:g}", f"above {verdict.OUTPUT_FAIL:g}"),
         "boundaries": (f"at most {verdict.BOUNDARY_PASS:g}", f"above {verdict.BOUNDARY_FAIL:g}"),
         "systematic part": (f"at most {verdict.BIAS_PASS:g}", f"above {verdict.BIAS_FAIL:g}"),
-        "precision ratio": (f"at most {verdict.PRECISION_LIMIT:g}",),
+        "precision ratio": (f"at most {verdict.PRECISION_LIMIT:g}", f"above {verdict.PRECISION_LIMIT:g}"),
     }
     rows = {row[0]: [cell.strip(" |") for cell in row[2:] if cell.strip(" |")] for row in table_under(text, VERDICTS)}
     return [name for name, bands in wanted.items() if rows.get(name) != list(bands)]
