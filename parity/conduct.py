@@ -84,7 +84,8 @@ class Conduct:
             yield
         finally:
             handle.remove()
-            self.draws |= any(not torch.equal(a, b) for a, b in zip(random, _random_state(), strict=True))
+            # A side without weights may be the first to touch the GPU here: then its generator is new, not drawn from.
+            self.draws |= any(not torch.equal(a, b) for a, b in zip(random, _random_state(), strict=False))
             self._flags(switches)
             self._inputs(given, bundle)
 

@@ -95,30 +95,33 @@ def _excuse(comparison: Comparison, lifted: Trace, mine: Call, theirs: Call, exa
             direct = sketch_distance(tensor, original)
             if not math.isfinite(error) or direct <= FLOOR or own <= _BEGINS * FLOOR:
                 continue
-            if error <= EXCUSABLE * own and _begins_here(comparison, lifted, theirs, own):
+            if error <= EXCUSABLE * own and _begins_here(comparison, lifted, theirs, index, own):
                 return Excuse(mine.module, theirs.module, mine.occurrence, where, port_name, name, error / own, own)
     return None
 
 
-def _begins_here(comparison: Comparison, lifted: Trace, call: Call, own: float) -> bool:
-    """Whether nothing that flowed into the place is already off by as much: the calls around and before it."""
-    earlier = [
-        other
-        for other in comparison.official.calls
-        if other.ended >= 0 and other.ended < call.ended and other is not call
-    ]
-    exact = {(other.module, other.occurrence): other for other in lifted.calls}
-    for other in earlier:
-        twin = exact.get((other.module, other.occurrence))
-        if twin is None or not other.inputs or len(other.inputs) != len(twin.inputs):
-            continue
-        inputs_off = max(
-            (_off(comparison, lifted, a, b) for (_, a), (_, b) in zip(other.inputs, twin.inputs, strict=True)),
-            default=0.0,
-        )
-        if inputs_off * _BEGINS > own:
-            return False
-    return True
+def _begins_here(comparison: Comparison, lifted: Trace, where: Call, index: int, own: float) -> bool:
+    """Whether what the tensor was computed from is not already off by as much.
+
+    That is: the inputs of the call that returned it; or, where code between two calls made it, the inputs of the
+    enclosing call and the outputs of the calls before it in there.
+    """
+    calls = comparison.official.calls
+    exact = {(call.module, call.occurrence): call for call in lifted.calls}
+
+    def off(call: Call, side: str) -> float:
+        twin = exact.get((call.module, call.occurrence))
+        mine, theirs = getattr(call, side), getattr(twin, side) if twin else []
+        if len(mine) != len(theirs):
+            return 0.0
+        return max((_off(comparison, lifted, a, b) for (_, a), (_, b) in zip(mine, theirs, strict=True)), default=0.0)
+
+    makers = [call for call in calls if any(tensor == index for _, tensor in call.outputs)]
+    if makers:
+        return off(min(makers, key=lambda call: call.ended), "inputs") * _BEGINS <= own
+    around = [calls[where.parent]] if where.parent >= 0 else []
+    before = [call for call in calls if call.parent == where.parent and call.ended < where.ended]
+    return max([off(c, "inputs") for c in around] + [off(c, "outputs") for c in before], default=0.0) * _BEGINS <= own
 
 
 def _off(comparison: Comparison, lifted: Trace, original: int, exact: int) -> float:

@@ -5,8 +5,6 @@ Imported only where a CUDA device is used; Triton comes with torch's CUDA builds
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -19,7 +17,7 @@ _BLOCK = 256
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _row_sums(x_ptr: Any, y_ptr: Any, offset: Any, mask: Any, CHANNELS: tl.constexpr) -> Any:
+def _row_sums(x_ptr, y_ptr, offset, mask, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Over 7 pixels to the right of ``offset``: sums of x, of y, of x^2 + y^2, of (x - y)^2, in int32."""
     x = tl.load(x_ptr + offset, mask=mask, other=0).to(tl.int32)
     y = tl.load(y_ptr + offset, mask=mask, other=0).to(tl.int32)
@@ -38,18 +36,18 @@ def _row_sums(x_ptr: Any, y_ptr: Any, offset: Any, mask: Any, CHANNELS: tl.const
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _dissimilarity(
-    x_ptr: Any,
-    y_ptr: Any,
-    out_ptr: Any,
-    height: Any,
-    row: Any,
+def _dissimilarity(  # type: ignore[no-untyped-def]
+    x_ptr,
+    y_ptr,
+    out_ptr,
+    height,
+    row,
     CHANNELS: tl.constexpr,
     C1: tl.constexpr,
     C2: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:
+):
     """Sum of 1 - SSIM over one tile of window positions; the grid is (frames, tiles across, tiles down)."""
     frame = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
