@@ -5,6 +5,7 @@
 #   make test     make check, then every test
 #   make check    lint, format, types, the recorded schemas of the tools, the generated parts of the README
 #   make fix      repairs what `make check` can repair
+#   make faults   every planted mistake and correct rewrite of the real components, as a table (about an hour)
 #   make clean    removes the environments and everything the demo made
 #
 # Another interpreter: make PYTHON=/path/to/python3.11 setup
@@ -14,7 +15,7 @@ WORKERS ?= 2
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup environments demo test check fix clean
+.PHONY: setup environments demo test check fix faults clean
 
 # Paths stay relative, so that a clone in a folder with spaces works.
 PY := .venv/bin/python
@@ -74,6 +75,10 @@ check: .venv/.installed
 	@mkdir -p build/typed && ln -sfn ../.. build/typed/fastvideo_port
 	@$(PY) -m mypy | sed 's#^build/typed/fastvideo_port/##'
 	@$(PY) -m pytest -q --no-header tests/server/test_schemas.py tests/test_readme.py::test_generated_parts_are_current
+
+faults: setup
+	@[ -d .demo/fastvideo-0.2.1 ] || $(PY) -m zipfile -e $(WHEEL) .demo/fastvideo-0.2.1
+	@$(PY) tests/faults/run.py .demo/fastvideo-0.2.1 --python "$(CURDIR)/$(FASTVIDEO_PY)" --workers $(WORKERS) $(ARGS)
 
 fix: .venv/.installed
 	@$(PY) -m ruff check --fix .
