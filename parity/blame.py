@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .boundaries import Boundary, Comparison
-from .sketch import same_values_in_any_order
+from .sketch import same_values_in_any_order, sketch_distance
 from .trace import Call, Trace
 from .verdict import BIAS_FAIL, BOUNDARY_FAIL, ratio
 
@@ -75,7 +75,8 @@ class _Blame:
             return self.inside(index, numbers, seen)
         for tensor in strange:
             # A tensor that equals another official one is right where it was made and wrong where it is used.
-            source = self.producer.get(tensor) if self.comparison.explained(tensor) is None else None
+            known = self.comparison.explained(tensor) is not None or "int" in self.comparison.port.tensors[tensor].dtype
+            source = None if known else self.producer.get(tensor)
             if source is not None and source not in seen and source not in self.boundaries:
                 return self.resolve(source, numbers, seen)
         return self.before(index, numbers, seen)
@@ -95,7 +96,8 @@ class _Blame:
         call = self.calls[index]
         children = self.comparison.port.children(index)
         for child in children:
-            if child not in seen and child not in self.boundaries and self.unexplained_outputs(self.calls[child]):
+            uncompared = child not in seen and child not in self.boundaries
+            if uncompared and self.unexplained_outputs(self.calls[child]) and not self.cleared(child, index):
                 return self.resolve(child, numbers, seen)
             if self.unexplained_inputs(self.calls[child]):
                 return self.before(child, numbers, seen)
@@ -117,6 +119,28 @@ class _Blame:
             why,
             "certain",
         )
+
+    def cleared(self, child: int, index: int) -> bool:
+        """Whether modules that hold weights still agree after an uncompared call returned, so that it was right.
+
+        A call whose counterpart hands its values on in another form is not compared; what follows tells.
+        """
+        after, until = self.calls[child].ended, self.calls[index].ended
+        return any(
+            item.ratio <= BOUNDARY_FAIL
+            and item.port_error > 0
+            and after < self.calls[item.index].ended < until
+            and self.calls[item.index].parent >= 0
+            and item.index > child
+            and self.comparison.pairs[item.port].how == "weights"
+            and self.inputs_follow(item.index, child)
+            for item in self.boundaries.values()
+        )
+
+    def inputs_follow(self, index: int, child: int) -> bool:
+        """Whether the call's inputs are the child's outputs, or were made after it returned."""
+        newest = max((tensor for _, tensor in self.calls[index].inputs), default=-1)
+        return newest >= min((tensor for _, tensor in self.calls[child].outputs), default=newest + 1)
 
     def before(self, index: int, numbers: str, seen: set[int]) -> Culprit:
         """An input of the call is wrong and no call made it: the code of the caller, before the call."""
@@ -195,6 +219,9 @@ class _Blame:
         other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
         if other is None:
             return None
+        strange_ids = self._other_ids(call, other)
+        if strange_ids:
+            return strange_ids
         mine = self._floats(self.comparison.port, call)
         theirs = self._floats(self.comparison.reference, other)
         if not mine or len(mine) != len(theirs):
@@ -212,6 +239,18 @@ class _Blame:
             if not errors[2] and not ratio(errors[0], errors[1]) <= BOUNDARY_FAIL:
                 found.append(a)
         return found
+
+    def _other_ids(self, call: Call, other: Call) -> list[int]:
+        """Integer inputs (ids, positions, buckets) that are not the counterpart's, element by element."""
+        mine = [self.comparison.port.tensors[i] for _, i in call.inputs]
+        theirs = [self.comparison.reference.tensors[i] for _, i in other.inputs]
+        if len(mine) != len(theirs):
+            return []
+        return [
+            index
+            for (_, index), a, b in zip(call.inputs, mine, theirs, strict=True)
+            if "int" in a.dtype and "int" in b.dtype and a.elements == b.elements > 1 and sketch_distance(a, b) > 0
+        ]
 
     def passed_on(self, call: Call, parent: Call) -> bool:
         """Whether the strange inputs of a first call are the caller's own inputs, in the same places."""

@@ -53,6 +53,7 @@ def pair_modules(links: list[Link], port: Trace, official: Trace, overrides: dic
     _by_name(pairs, held_port, held_official, port, official)
     _functions_by_order(pairs, port, official)
     _by_value(pairs, held_port, held_official, port, official)
+    _activations_by_input(pairs, port, official)
     return pairs
 
 
@@ -187,9 +188,39 @@ def _by_value(
             taken.add(same[0].module)
 
 
+def _activations_by_input(pairs: dict[str, Pair], port: Trace, official: Trace) -> None:
+    """Activations hold nothing and may return something else: the one free activation that takes the same values."""
+    taken = {pair.official for pair in pairs.values()}
+    free = [
+        call for call in official.calls if call.module not in taken and call.occurrence == 0 and _is_activation(call)
+    ]
+    for call in port.calls:
+        if call.module in pairs or call.occurrence or not _is_activation(call):
+            continue
+        same = [
+            other
+            for other in free
+            if other.module not in taken
+            and _sizes(port, call.outputs) == _sizes(official, other.outputs)
+            and len(call.inputs) == len(other.inputs) == 1
+            and _equal(port, call.inputs[0][1], official, other.inputs[0][1])
+        ]
+        if len(same) == 1:
+            pairs[call.module] = Pair(call.module, same[0].module, "value")
+            taken.add(same[0].module)
+
+
+def _is_activation(call: Call) -> bool:
+    return any(name in call.cls.lower() for name in ("gelu", "silu", "swish", "relu", "sigmoid", "tanh", "activation"))
+
+
+def _equal(port: Trace, mine: int, official: Trace, theirs: int) -> bool:
+    a, b = port.tensors[mine], official.tensors[theirs]
+    return a.elements == b.elements > 1 and sketch_distance(a, b) < _SAME_VALUE
+
+
 def _same_output(port: Trace, call: Call, official: Trace, other: Call) -> bool:
-    mine, theirs = port.tensors[call.outputs[0][1]], official.tensors[other.outputs[0][1]]
-    return mine.elements == theirs.elements and mine.elements > 1 and sketch_distance(mine, theirs) < _SAME_VALUE
+    return _equal(port, call.outputs[0][1], official, other.outputs[0][1])
 
 
 def coverage(pairs: dict[str, Pair], port: Trace) -> dict[str, object]:
