@@ -168,6 +168,9 @@ class _Report:
         for finding in proof.findings:
             if finding.fatal:
                 self.say(f"weights-{finding.code}", "fail", finding.message)
+        for name, target, theirs, mine in proof.shape_mismatches:
+            message = f"{name!r} has shape {tuple(theirs)}, its target {target!r} has {tuple(mine)}."
+            self.say("weights-shape-mismatch", "fail", message)
         self.findings += judge_weights(proof, self.official["weights_used"])
         return proof
 

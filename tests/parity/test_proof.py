@@ -218,3 +218,15 @@ def test_checkpoints_are_streamed_and_broken_ones_named(tmp_path: Path) -> None:
     (tmp_path / "model-1.safetensors").write_bytes(whole[:-4])
     with pytest.raises(ParityError, match="cannot be read"):
         list(read_files(weight_files(tmp_path)))
+
+
+def test_a_vocabulary_padded_with_rows_arrives_and_rows_that_differ_do_not() -> None:
+    """Project: FastVideo pads embeddings to a multiple of 64; the official rows must be the first ones."""
+    official = _official()
+    port = _port(official)
+    port["x.w"] = torch.cat([official["a.w"], torch.zeros(3, 4)])
+    proof = _prove(official, port)
+    assert _whole(proof) and _codes(proof) == ["padded"] and not proof.findings[0].fatal
+    port["x.w"] = torch.cat([torch.zeros(3, 4), official["a.w"]])
+    shifted = _prove(official, port)
+    assert shifted.shape_mismatches == [("a.w", "x.w", (4, 4), (7, 4))] and not _whole(shifted)
