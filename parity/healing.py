@@ -24,7 +24,7 @@ from .boundaries import Boundary, Comparison
 from .leaves import leaves, swap_leaf
 from .sketch import sketch_distance
 from .trace import Call, Trace
-from .verdict import FLOOR, OUTPUT_PASS
+from .verdict import BIAS_FAIL, BOUNDARY_FAIL, FLOOR, OUTPUT_PASS
 
 EXCUSABLE = 2.0
 """How much farther from the exact values the port may be than the official model, where both round."""
@@ -76,7 +76,8 @@ def find_excuse(comparison: Comparison, boundaries: list[Boundary], lifted: Trac
             if found is not None:
                 repeated = any((e.port, e.occurrence, e.where) == (found.port, found.occurrence, where) for e in done)
                 return None if repeated else found
-        return None
+        if not boundary.ratio <= BOUNDARY_FAIL or boundary.bias > BIAS_FAIL:
+            return None  # a place that is wrong comes before any that only rounds
     return None
 
 

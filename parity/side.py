@@ -75,6 +75,7 @@ class Runner:
         self.notes: list[str] = []
         self.remarks: list[dict[str, str]] = []
         self.cast_inputs = False
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
         self.excuses = [Excuse(**row) for row in spec.get("excuses", [])]
 
     def context(self, item: Item, dtype: torch.dtype) -> Context:
@@ -152,7 +153,7 @@ class Runner:
         return self._watched(model, _to(bundle, ctx.device, ctx.dtype), ctx)
 
     def _watched(self, model: torch.nn.Module, bundle: Any, ctx: Context) -> Any:
-        with self.conduct.watching(model, bundle):
+        with self.conduct.watching(model, bundle), self.around():
             return self.adapter.call(f"call_{self.side}", model, bundle, ctx)
 
     def run(self, model: torch.nn.Module, item: Item, dtype: torch.dtype, tag: str, inputs: Any = None) -> None:
@@ -171,8 +172,12 @@ class Runner:
     ) -> int:
         """The same, with a trace beside it and the call inside ``around()``. Returns the number of module calls."""
         inputs = self.inputs(item)
-        with torch.no_grad(), tracing(model, sketches=sketches) as trace, around():
-            output = self.call(model, item, dtype, inputs)
+        self.around = around
+        try:
+            with torch.no_grad(), tracing(model, sketches=sketches) as trace:
+                output = self.call(model, item, dtype, inputs)
+        finally:
+            self.around = nullcontext
         path = self.out / f"{item.key}.{tag}.trace"
         trace.save(path)
         self._wrote(path.with_suffix(".json"), path.with_suffix(".npy"))
@@ -379,7 +384,10 @@ def _reference(runner: Runner, model: torch.nn.Module) -> dict[str, str]:
 
 
 def _without_casts(runner: Runner, model: torch.nn.Module) -> None:
-    """Run the float64 model once more with its casts lifted; where that fails there is no second reference."""
+    """Run the float64 model once more with its casts lifted; where that fails there is no second reference.
+
+    Only the adapter's call is lifted: what is around it resets the default dtype.
+    """
     try:
         for item in runner.items:
             runner.run_traced(model, item, torch.float64, "lifted", around=lifted)
