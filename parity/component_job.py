@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from .audit import sha256
 from .blame import Culprit, find_culprit
@@ -19,6 +18,7 @@ from .healing import Excuse, find_excuse
 from .honesty import PARTIAL, compared_share, judge_conduct, judge_files, judge_outputs, judge_weights, moved
 from .job import Job
 from .metrics import Distance, distance
+from .outputs import read_outputs
 from .pairing import Pair, coverage, pair_modules
 from .proof import Link, Proof
 from .side import Item, items
@@ -226,11 +226,7 @@ class _Report:
     # Outputs
 
     def outputs(self, side: str, item: Item, tag: str) -> dict[str, torch.Tensor]:
-        path = self.root / side / f"{item.key}.{tag}.safetensors"
-        if not path.is_file():
-            return {}
-        with safe_open(path, framework="pt") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (safe_open has no __iter__)
+        return read_outputs(self.root / side, item.key, tag)
 
     def reference(self, item: Item) -> dict[str, torch.Tensor]:
         tag = "reference" if self.official["reference"]["kind"] == "float64" else "float32"

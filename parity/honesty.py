@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from .audit import ALLOWED, FOREIGN, sha256
 from .mapping_job import DERIVED
 from .metrics import distance
+from .outputs import read_outputs
 from .proof import Proof
 from .sketch import fingerprint, same_values_in_any_order, sketch_distance
 from .trace import Trace
@@ -138,11 +138,7 @@ def judge_outputs(folder: Path, key: str, official: dict[str, Any], port: dict[s
     """
 
     def outputs(side: str, tag: str) -> dict[str, torch.Tensor]:
-        path = folder / side / f"{key}.{tag}.safetensors"
-        if not path.is_file():
-            return {}
-        with safe_open(path, framework="pt") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        return read_outputs(folder / side, key, tag)
 
     truth = outputs("official", "reference" if official["reference"]["kind"] == "float64" else "float32")
     single, mine = outputs("official", "float32"), outputs("port", "float32")

@@ -72,7 +72,6 @@ class Runner:
         self.adapter: Adapter = load_adapter(Path(spec["adapter"]))
         self.cases = _choose(self.adapter.cases, spec["cases"])
         self.items = items(list(self.cases), spec["seeds"])
-        self.notes: list[str] = []
         self.remarks: list[dict[str, str]] = []
         self.cast_inputs = False
         self.around: Callable[[], AbstractContextManager[None]] = nullcontext

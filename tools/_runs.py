@@ -84,6 +84,13 @@ def start_and_wait(
     return ctx.runs.wait(run.run_id, wait_s, ctx.report)
 
 
+def no_result_yet(run: Run) -> str:
+    """The next step while a run goes on, or after it was cancelled."""
+    if run.state == "cancelled":
+        return f"Call {run.tool} again if the result is still needed."
+    return f"Call run_status with run_id={run.run_id} and wait_s=45 for the result."
+
+
 def require_value(ctx: ToolContext, run: Run) -> dict[str, Any]:
     """The value of a run that is done, verified.
 

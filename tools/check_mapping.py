@@ -11,7 +11,7 @@ from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
 from ._components import adapter_path, choose_device, component_spec, dependencies, is_planned, planned_component
-from ._runs import require_value, start_and_wait
+from ._runs import no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
@@ -94,7 +94,7 @@ def check_mapping(
 def finish(ctx: ToolContext, run: Run) -> CheckMappingResult:
     """The result of a run of this tool; a finished one is entered in the ledger once."""
     if not run.finished or run.state == "cancelled":
-        return CheckMappingResult(run_id=run.run_id, state=run.state, next_step=_wait(run))
+        return CheckMappingResult(run_id=run.run_id, state=run.state, next_step=no_result_yet(run))
     value = require_value(ctx, run)
     verdict = value["verdict"]
     reasons = _reasons(value)
@@ -162,12 +162,6 @@ def _reasons(value: dict[str, Any]) -> list[str]:
             found.append(f"{len(value[name])} {name.replace('_', ' ')}.")
     found += [row["message"] for row in value["collisions"] + value["suspects"] if row["fatal"]]
     return found
-
-
-def _wait(run: Run) -> str:
-    if run.state == "cancelled":
-        return "Call check_mapping again if the result is still needed."
-    return f"Call run_status with run_id={run.run_id} and wait_s=45 for the result."
 
 
 def _next_step(verdict: str, reasons: list[str], component: str) -> str:

@@ -15,7 +15,7 @@ from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
 from ._components import adapter_path, choose_device, component_spec, dependencies, is_planned, planned_component
-from ._runs import require_value, start_and_wait
+from ._runs import no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
@@ -181,7 +181,7 @@ def _checked_dtypes(dtypes: list[str] | None) -> list[str]:
 def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
     """The result of a run of this tool; a finished one is entered in the ledger once."""
     if not run.finished or run.state == "cancelled":
-        return RunComponentParityResult(run_id=run.run_id, state=run.state, next_step=_wait(run))
+        return RunComponentParityResult(run_id=run.run_id, state=run.state, next_step=no_result_yet(run))
     value = require_value(ctx, run)
     verdict: Verdict = value["verdict"]
     reasons = _reasons(value)
@@ -284,12 +284,6 @@ def _summary(value: dict[str, Any], reasons: list[str]) -> dict[str, Any]:
         "environment_patches": value["environment_patches"],
         "reference": value["reference"]["digest"],
     }
-
-
-def _wait(run: Run) -> str:
-    if run.state == "cancelled":
-        return "Call run_component_parity again if the result is still needed."
-    return f"Call run_status with run_id={run.run_id} and wait_s=45 for the result."
 
 
 def _next_step(verdict: Verdict, culprit: Culprit | None, reasons: list[str], complete: bool) -> str:
