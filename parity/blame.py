@@ -7,9 +7,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .boundaries import Boundary, Comparison
+from .proof import Proof
 from .sketch import same_values_in_any_order, sketch_distance
 from .trace import Call, Trace
 from .verdict import BIAS_FAIL, BOUNDARY_FAIL, ratio
+
+_WRONG_VALUES = (
+    "swapped",
+    "wrong-target",
+    "values-differ",
+    "merge-order",
+    "left-unfilled",
+    "transposed",
+    "never-loaded",
+)
+"""Findings of the proof after which a module holds something else than it should."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +31,7 @@ class Culprit:
     Attributes:
         module: Port module; for glue the module whose forward holds the code. ``""`` is the root.
         official_module: Its counterpart, or none.
-        kind: ``module`` (right inputs, wrong output), ``glue`` (the code between two calls) or ``output``.
+        kind: ``module`` (right inputs, wrong output), ``glue`` (the code between two calls) or ``weights``.
         file, line, end_line: Where to look: the forward of the module, or the lines between the two calls.
         why: The evidence in one or two sentences.
         confidence: ``certain`` when every neighbouring boundary was compared, else ``likely``.
@@ -44,10 +56,38 @@ def find_culprit(comparison: Comparison, boundaries: list[Boundary], limit: floa
     first = next((b for b in boundaries if not b.ratio <= limit or b.bias > BIAS_FAIL), None)
     if first is None:
         return None
-    return _Blame(comparison, boundaries).at(first)
+    return Blame(comparison, boundaries).at(first)
 
 
-class _Blame:
+def weights_culprit(proof: Proof, port: Trace) -> Culprit | None:
+    """The first module that was given other values than the official ones, if the proof of weights names any.
+
+    Args:
+        proof: Of the port's weights.
+        port: A trace of the port, for the order of its modules and their code.
+    """
+    fatal = [finding for finding in proof.findings if finding.fatal and finding.code in _WRONG_VALUES]
+    order = {call.module: index for index, call in reversed(list(enumerate(port.calls)))}
+    held: list[tuple[int, str, str]] = []
+    for finding in fatal:
+        for name in finding.names:
+            module = name.rpartition(".")[0]
+            if module in port.modules and f"'{name}'" in finding.message:
+                held.append((order.get(module, len(order)), module, finding.message))
+    if not held:
+        return None
+    _, module, message = min(held, key=lambda row: row[0])
+    more = len({row[1] for row in held}) - 1
+    info = port.modules[module]
+    why = f"{message} Its input is not looked at: with other weights no output can agree."
+    if more:
+        why += f" {more} more modules hold wrong values; check_mapping lists them."
+    return Culprit(module, None, "weights", info.file, info.line, info.end_line, why, "certain")
+
+
+class Blame:
+    """Traces a wrong tensor of a comparison back to the code that made it."""
+
     def __init__(self, comparison: Comparison, boundaries: list[Boundary]) -> None:
         self.comparison = comparison
         self.calls = comparison.port.calls
@@ -154,6 +194,8 @@ class _Blame:
                 break
             if self.unexplained_inputs(self.calls[sibling]):  # not compared, and wrong already when it was called
                 return self.resolve(sibling, numbers, seen)
+            if self.returned_it(sibling, call):
+                return self.inside(sibling, numbers, seen | {sibling})
         previous = self.calls[siblings[-1]] if siblings else None
         unknown = [t for t in self.unexplained_inputs(parent) if self.producer.get(t) is None]
         handed_on = set(self.unexplained_inputs(call)) & set(unknown)
@@ -185,6 +227,12 @@ class _Blame:
             "certain" if previous is not None and siblings[-1] in self.boundaries else "likely",
         )
 
+    def returned_it(self, sibling: int, call: Call) -> bool:
+        """Whether an uncompared call before returned something unknown, as large as the wrong input of this one."""
+        sizes = {self.comparison.port.tensors[tensor].elements for tensor in self.unexplained_inputs(call)}
+        strange = self.unexplained_outputs(self.calls[sibling])
+        return any(self.comparison.port.tensors[tensor].elements in sizes for tensor in strange)
+
     def module(self, call: Call, numbers: str) -> Culprit:
         name = call.module.partition("::")[0]
         info = self.comparison.port.modules.get(name)
@@ -211,10 +259,11 @@ class _Blame:
         key in the place of a query is a right tensor in the wrong place. Of any other, those that equal nothing of the
         official model's.
         """
-        misplaced = self._misplaced(call)
+        misplaced = self.misplaced(call)
         return self._unexplained([tensor for _, tensor in call.inputs]) if misplaced is None else misplaced
 
-    def _misplaced(self, call: Call) -> list[int] | None:
+    def misplaced(self, call: Call) -> list[int] | None:
+        """Inputs that differ from the counterpart's in their places; none when the two do not take the same tensors."""
         pair = self.comparison.pairs.get(call.module)
         other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
         if other is None:

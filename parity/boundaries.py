@@ -45,7 +45,11 @@ class Boundary:
 
 
 class Comparison:
-    """Three traces of one input: the port's (float32), the official one (float32) and the reference."""
+    """Three traces of one input: the port's (float32), the official one (float32) and the reference.
+
+    Attributes:
+        mispaired: Port modules whose pairs turned out to be none (see `boundaries`).
+    """
 
     def __init__(self, port: Trace, official: Trace, reference: Trace, pairs: dict[str, Pair]) -> None:
         self.port = port
@@ -62,6 +66,7 @@ class Comparison:
         self.official_calls = {(call.module, call.occurrence): call for call in official.calls}
         self.reference_calls = {(call.module, call.occurrence): call for call in reference.calls}
         self._twins = self._align()
+        self.mispaired: set[str] = set()
 
     def _align(self) -> dict[int, int]:
         """Reference tensor -> the same boundary's tensor in the official float32 trace.
@@ -144,6 +149,7 @@ class Comparison:
                 inferred = self.pairs[boundary.port].how != "weights" or self._is_container(boundary)
                 witnesses = later[:_WITNESSES] if inferred else later
                 if witnesses and all(b.ratio <= BOUNDARY_PASS for b in witnesses):
+                    self.mispaired.add(boundary.port)
                     continue
             kept.append(boundary)
         return kept

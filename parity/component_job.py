@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from .audit import sha256
-from .blame import Culprit, find_culprit
+from .blame import Culprit, find_culprit, weights_culprit
 from .boundaries import GROSS, Boundary, Comparison
+from .diagnose import diagnose, partners
 from .dtypes import audit_dtypes
+from .errors import ParityError
 from .healing import Excuse, find_excuse
 from .honesty import PARTIAL, compared_share, judge_conduct, judge_files, judge_outputs, judge_weights, moved
 from .job import Job
@@ -41,6 +43,7 @@ from .verdict import (
 
 _STEPS = 6
 _MOST_EXCUSES = 4
+_DEVIATES = ("fail", "investigate")
 
 
 def component_parity(spec: dict[str, Any], job: Job) -> dict[str, Any]:
@@ -75,7 +78,46 @@ def _judge(spec: dict[str, Any], job: Job, sides: Sides) -> dict[str, Any]:
         healed = run_again(spec, job, _STEPS, excuses)
         report = _Report(spec, job, sides.official, sides.port, excuses, healed)
         value = report.build()
-    return value
+    return {**value, **_taken_apart(spec, job, report, value)}
+
+
+def _taken_apart(spec: dict[str, Any], job: Job, report: _Report, value: dict[str, Any]) -> dict[str, Any]:
+    """Where the port is wrong: the weights if they are, else what experiments with official tensors confirm."""
+    found: dict[str, Any] = {"culprits": [value["culprit"]] if value["culprit"] else [], "confirmed": False}
+    found.update(trials=[], notes=[])
+    if value["verdict"] not in ("fail", "investigate"):
+        return {**found, "culprit": None, "culprits": []}
+    weights = weights_culprit(report.proof, report.port_trace())
+    if weights is not None:
+        return {**found, "culprit": weights.to_json(), "culprits": [weights.to_json()]}
+    item = report.simplest_failing(value["cases"])
+    if item is None or not spec.get("diagnose", True) or not report.pairs:
+        return found
+    job.progress(_STEPS - 1, _STEPS, "forcing official tensors upon the port")
+    partner = partners(report.pairs, report.mispaired)
+    excused = {(excuse.port, excuse.where) for excuse in report.excuses}
+    try:
+        diagnosis = diagnose(
+            spec,
+            job,
+            item,
+            report.pairs,
+            partner,
+            excused,
+            lambda outputs: report.worst_ratio(item, outputs),
+            with_trials=bool(spec.get("trials")),
+        )
+    except ParityError as error:
+        return {**found, "notes": [f"The port could not be taken apart: {error.what} {error.seen}"[:600]]}
+    if diagnosis.culprits and (diagnosis.confirmed or not found["culprits"]):
+        found["culprits"] = [culprit.to_json() for culprit in diagnosis.culprits]
+    return {
+        **found,
+        "culprit": found["culprits"][0] if found["culprits"] else None,
+        "confirmed": diagnosis.confirmed,
+        "trials": diagnosis.trials,
+        "notes": diagnosis.notes,
+    }
 
 
 class _Report:
@@ -102,6 +144,8 @@ class _Report:
         self.culprit: Culprit | None = None
         self.excuses = list(excuses)
         self.excuse: Excuse | None = None
+        self.proof = Proof()
+        self.mispaired: set[str] = set()
         self.judged_side = "healed" if healed is not None else "port"
         self.written = (healed or port)["written"]
 
@@ -163,7 +207,7 @@ class _Report:
 
     def weights(self) -> Proof:
         """Where the official weights are in the port."""
-        proof = Proof.from_json(self.port["proof"])
+        proof = self.proof = Proof.from_json(self.port["proof"])
         self.links = proof.links
         for finding in proof.findings:
             if finding.fatal:
@@ -342,6 +386,28 @@ class _Report:
             "strict": strict.strict == 1.0,
         }, verdict
 
+    def port_trace(self) -> Trace:
+        """The port's trace of the first input."""
+        return Trace.load(self.root / "port" / f"{self.items[0].key}.float32.trace")
+
+    def simplest_failing(self, cases: list[dict[str, Any]]) -> Item | None:
+        """The input that fails with the fewest numbers in its trace; none when only other reasons speak."""
+        failing = [item for item, case in zip(self.items, cases, strict=True) if case["verdict"] in _DEVIATES]
+        return min(failing, key=self._size, default=None)
+
+    def _size(self, item: Item) -> int:
+        trace = Trace.load(self.root / "official" / f"{item.key}.float32.trace")
+        return sum(tensor.elements for tensor in trace.tensors)
+
+    def worst_ratio(self, item: Item, outputs: dict[str, torch.Tensor]) -> float:
+        """Largest logic ratio of such outputs of the port; infinite when one is missing or has another shape."""
+        expected = self.reference(item)
+        rows = _common(outputs, expected)
+        if len(rows) != sum(bool(tensor.numel()) for tensor in expected.values()):
+            return math.inf
+        found = [ratio(distance(a, b).relative_l2, self.own_error(item, name)) for name, a, b in rows]
+        return max((math.inf if math.isnan(value) else value for value in found), default=math.inf)
+
     def control(self, item: Item) -> Verdict:
         """Each side against itself with one seed: unstable outputs can neither pass nor convict."""
         for side in ("official", "port"):
@@ -435,6 +501,7 @@ class _Report:
             self.pairing = coverage(self.pairs, port)
         comparison = Comparison(port, official, reference, self.pairs)
         found = comparison.boundaries()
+        self.mispaired |= comparison.mispaired
         idle = [b for b in found if outputs_pass and b.port_error > GROSS and not b.layout]
         if idle:
             self.say(

@@ -81,5 +81,13 @@ def swap_leaf(value: Any, target: str, tensor: torch.Tensor, name: str = "") -> 
         return changed if type(value) is dict else type(value)(**changed)
     if isinstance(value, (list, tuple)):
         items = [swap_leaf(item, target, tensor, f"{name}[{index}]") for index, item in enumerate(value)]
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*items)
         return tuple(items) if isinstance(value, tuple) else items
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inside = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        changed = {
+            key: swap_leaf(item, target, tensor, f"{name}.{key}" if name else key) for key, item in inside.items()
+        }
+        return dataclasses.replace(value, **changed)
     return value

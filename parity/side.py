@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from .audit import all_sources, attention_classes, environment, flags, foreign_c
 from .conduct import Conduct
 from .context import Context
 from .errors import ParityError
+from .handover import announce, await_file
 from .healing import Excuse, capturing, healing
 from .job import Job
 from .leaves import leaves, map_tensors, replace_leaf
@@ -35,7 +35,6 @@ from .weights import Entry, entries_of_model, entry, tensors_of_model
 
 PERTURBATION = 1e-2
 """Size of the self-test's perturbations, relative to the standard deviation of what is perturbed."""
-_WAIT_S = 1800.0
 _GRADIENT_LIMIT = 500_000_000
 
 
@@ -286,7 +285,7 @@ def run_official(runner: Runner) -> dict[str, Any]:
     made = _make_inputs(runner)
     production = flags()
     model = runner.load(torch.float32)
-    _announce(runner.shared / "entries.json", [entry.to_json() for entry in entries_of_model(model).values()])
+    announce(runner.shared / "entries.json", [entry.to_json() for entry in entries_of_model(model).values()])
     calls = 0
     for item in runner.items:
         calls += runner.run_traced(model, item, torch.float32, "float32")
@@ -348,7 +347,7 @@ def _make_inputs(runner: Runner) -> dict[str, Any]:
         )
     seeds = len(runner.spec["seeds"])
     files = {path.name: sha256(path) for path in (runner.shared / f"inputs.{i.key}.pt" for i in runner.items)}
-    _announce(runner.shared / "inputs.ready", list(runner.cases))
+    announce(runner.shared / "inputs.ready", list(runner.cases))
     return {
         "files": files,
         "ignore_seed": [case for case, seen in digests.items() if seeds > 1 and len(seen) == 1],
@@ -453,7 +452,7 @@ def _weights_used(runner: Runner, model: torch.nn.Module) -> dict[str, bool] | N
 def run_port(runner: Runner) -> dict[str, Any]:
     """Run the port: float32 twice, the self-test's perturbations, and the production dtypes."""
     spec = runner.spec
-    _await(runner.shared / "inputs.ready", "make_inputs")
+    await_file(runner.shared / "inputs.ready", "make_inputs")
     production = flags()
     model = runner.load(torch.float32)
     calls = 0
@@ -524,31 +523,12 @@ def _perturb_weights(runner: Runner, model: torch.nn.Module, used: dict[str, boo
 def _prove(runner: Runner, model: torch.nn.Module) -> Proof:
     """Prove by value that the official model's tensors are in the port."""
     rules = runner.mapping_of_adapter() or getattr(model, "param_names_mapping", None)
-    _await(runner.shared / "entries.json", "load_official")
+    await_file(runner.shared / "entries.json", "load_official")
     rows = json.loads((runner.shared / "entries.json").read_text())
     official = {row["name"]: Entry.from_json(row) for row in rows}
     values = tensors_of_model(model)
     port = {name: entry(name, value) for name, value in values.items()}
     return prove(official, port, values, plan(rules, official) if isinstance(rules, dict) and rules else None)
-
-
-def _announce(path: Path, document: Any) -> None:
-    """Write a file that another process waits for, whole."""
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(document))
-    draft.replace(path)
-
-
-def _await(path: Path, what: str) -> None:
-    deadline = time.monotonic() + _WAIT_S
-    while not path.exists():
-        if time.monotonic() > deadline:
-            raise ParityError(
-                f"The other side did not come to the end of {what}.",
-                seen=f"waited {_WAIT_S:.0f} s",
-                fix=f"Make {what} faster, or the case smaller.",
-            )
-        time.sleep(0.02)
 
 
 def _single_process_environment() -> None:

@@ -17,11 +17,9 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from .callsite import call_site
 from .leaves import leaves
 from .sketch import Fingerprint, fingerprint
-
-_TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
 
 BOUNDARIES = frozenset({"scaled_dot_product_attention"})
 """Functions that are traced like modules: attention is where code leaves the module tree."""
@@ -154,7 +152,7 @@ class _Recorder:
         self.known: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
 
     def begin(self, module: str, cls: str, values: Any) -> None:
-        file, line, function = _call_site()
+        file, line, function = call_site()
         call = Call(module, cls, self.occurrences[module], self.stack[-1] if self.stack else -1, file, line, function)
         self.occurrences[module] += 1
         self.trace.calls.append(call)
@@ -228,19 +226,6 @@ class _Functions(TorchFunctionMode):
             raise
         recorder.end(output)
         return output
-
-
-def _call_site() -> tuple[str, int, str]:
-    """File, line and function of the innermost frame that is neither torch's nor ours."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith((_TORCH, _HERE)):
-            return name, frame.f_lineno, frame.f_code.co_name
-        if frame.f_back is None:
-            break
-        frame = frame.f_back
-    return "", 0, ""
 
 
 def locate(module: torch.nn.Module) -> ModuleInfo:

@@ -24,6 +24,8 @@ JOBS = {
     "component_parity": "component_job:component_parity",
     "check_mapping": "mapping_job:check_mapping",
     "side": "side:run_side",
+    "lab_official": "lab:lab_official",
+    "lab_port": "lab:lab_port",
     "mapping_side": "mapping_job:mapping_side",
     "official_entries": "mapping_job:official_entries",
 }

@@ -23,20 +23,35 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "pairs")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "pairs"), str(HERE.parent / "parity")]
 
 import apply as edits  # noqa: E402
 import catalogue  # noqa: E402
+import warm  # noqa: E402
 from table import PAIRS  # noqa: E402
 
 SEEDS = [0, 1]
 DTYPES = ["float32", "bfloat16"]
+WARM = (
+    "torch",
+    "safetensors.torch",
+    "torch._dynamo",
+    "diffusers.models.transformers.transformer_wan",
+    "diffusers.models.transformers.transformer_hunyuan_video",
+    "diffusers.models.autoencoders.autoencoder_kl_wan",
+    "diffusers.schedulers",
+    "transformers.models.umt5.modeling_umt5",
+    "transformers.models.clip.modeling_clip",
+)
+"""What ``--warm`` imports before the sides are forked."""
 
 
 def _engine() -> None:
@@ -52,6 +67,7 @@ def _engine() -> None:
 
 
 _engine()
+from _fastvideo_port_parity import children  # noqa: E402
 from _fastvideo_port_parity.component_job import component_parity  # noqa: E402
 from _fastvideo_port_parity.errors import ParityError  # noqa: E402
 from _fastvideo_port_parity.job import Job  # noqa: E402
@@ -60,9 +76,10 @@ from _fastvideo_port_parity.job import Job  # noqa: E402
 class Suite:
     """Worktrees, weights and the cache of official results."""
 
-    def __init__(self, source: Path, python: str, workers: int, device: str, work: Path) -> None:
+    def __init__(self, source: Path, python: str, workers: int, device: str, work: Path, trials: bool = False) -> None:
         self.python = python
         self.device = device
+        self.trials = trials
         self.work = work
         self.trusted: list[str] = []
         self.counter = iter(range(1_000_000))
@@ -99,6 +116,7 @@ class Suite:
             "device": self.device,
             "patches": [] if self.device != "cpu" else ["cpu-attention"],
             "threads": 1,
+            "trials": self.trials,
             "reference_cache": str(self.work / "references"),
             "trusted_references": list(self.trusted),
         }
@@ -163,11 +181,19 @@ def row_of(edit: Any, value: dict[str, Any], fault: bool, seconds: float) -> dic
         "loose": all(p.get("loose", False) for p in precisions) if precisions else None,
         "culprit": culprit
         and {key: culprit[key] for key in ("module", "kind", "file", "line", "end_line", "confidence")},
+        "culprits": [
+            {key: row[key] for key in ("module", "kind", "file", "line", "end_line", "why")}
+            for row in value.get("culprits", [])
+        ],
+        "confirmed": value.get("confirmed"),
+        "trials": value.get("trials"),
+        "notes": value.get("notes"),
         "expected": list(edit.place),
         "glue": edit.glue,
         "place_right": place,
         "error": value.get("error", "")[:600],
         "seconds": round(seconds, 1),
+        "timings": value.get("timings"),
     }
 
 
@@ -180,11 +206,21 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--trials", action="store_true", help="try the usual mistakes at every culprit")
+    parser.add_argument(
+        "--warm", action="store_true", help="fork the sides from a process with the libraries imported: no GPU, faster"
+    )
     options = parser.parse_args()
     chosen = [e for e in catalogue.EDITS.values() if not options.prefixes or e.id.startswith(tuple(options.prefixes))]
     faults = {edit.id for edit in catalogue.FAULTS}
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as pool:
-        suite = Suite(options.source, options.python, options.workers, options.device, Path(folder))
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        if options.warm:
+            process = warm.Warm(Path(folder), options.python, WARM)
+            stack.callback(process.close)
+            children.subprocess = types.SimpleNamespace(Popen=process.popen, PIPE=subprocess.PIPE)
+        pool = stack.enter_context(ThreadPoolExecutor(options.workers))
+        suite = Suite(options.source, options.python, options.workers, options.device, Path(folder), options.trials)
         pairs = sorted({edit.pair for edit in chosen})
         bad = []
         for pair, value in zip(pairs, pool.map(suite.clean, pairs), strict=True):

@@ -356,7 +356,7 @@ def call_official(model, inputs, ctx):
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    process = lab.Warm(tmp_path_factory.mktemp("w"))
+    process = _sibling("warm").Warm(tmp_path_factory.mktemp("w"))
     yield process
     process.close()
 

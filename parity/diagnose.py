@@ -1,0 +1,212 @@
+"""Take a failing port apart: which places are wrong by themselves, do they explain the failure, what would mend them.
+
+Order (each step only looks where the one before found nothing): the weights, then the port with official tensors forced
+upon it. A place counts only if putting the official tensors there makes the port's outputs right (or, with several
+places, if leaving it out makes them wrong again): padding that nobody reads is no culprit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .blame import Culprit
+from .boundaries import GROSS, Comparison
+from .children import Child
+from .job import Job
+from .lab import ask
+from .local_faults import Fault, local_faults, with_repeats
+from .outputs import read_outputs
+from .pairing import Pair
+from .side import Item
+from .trace import Trace
+from .verdict import BOUNDARY_PASS, FLOOR, OUTPUT_PASS
+
+_MOST_FAULTS = 6
+_MOST_TRIALS = 3
+
+
+@dataclass
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        culprits: The places, in the order of the forward; empty when the experiments explain nothing.
+        confirmed: Official tensors at these places make the outputs right.
+        trials: For each culprit, rows with ``words``, ``file``, ``line``, ``before``, ``after``.
+        notes: What could not be done, and why.
+    """
+
+    culprits: list[Culprit] = field(default_factory=list)
+    confirmed: bool = False
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The diagnosis as JSON."""
+        return {
+            "culprits": [culprit.to_json() for culprit in self.culprits],
+            "confirmed": self.confirmed,
+            "trials": self.trials,
+            "notes": self.notes,
+        }
+
+
+class Experiments:
+    """The two processes in which experiments are made, and their answers."""
+
+    def __init__(self, spec: dict[str, Any], job: Job, item: Item, partner: Mapping[str, str]) -> None:
+        self.root = job.run_dir
+        self.item = item
+        self.shared = self.root / "lab.shared"
+        self.number = 0
+        self.partner = dict(partner)
+        self._prepare(spec)
+        common = {**spec, "shared": str(self.shared), "item": item.key, "partner": self.partner, "excuses": []}
+        self.children = [
+            Child(python, f"lab_{side}", self.root / f"lab_{side}", {**common, "side": side, "out": out}, cwd)
+            for side, python, out, cwd in (
+                ("official", spec.get("official_python") or spec["python"], self._out("official"), _cwd(spec)),
+                ("port", spec["python"], self._out("port"), _cwd(spec)),
+            )
+        ]
+
+    def _prepare(self, spec: dict[str, Any]) -> None:
+        """The inputs of the comparison, again under the names that the two processes expect."""
+        self.shared.mkdir()
+        for path in (self.root / "shared").glob("inputs.*"):
+            (self.shared / path.name).hardlink_to(path)
+
+    def _out(self, side: str) -> str:
+        return str(self.root / f"lab.{side}")
+
+    def begin(self) -> bool:
+        """Wait for the forced traces; whether they are there."""
+        ready = "error" not in ask(self.shared, 0, "", {}, self._alive)
+        official = self.children[0]
+        official.process.wait()
+        return ready and (self.root / "lab.official" / "forced.json").is_file()
+
+    def _alive(self) -> bool:
+        return self.children[1].process.poll() is None
+
+    def ask(self, action: str, request: dict[str, Any]) -> dict[str, Any]:
+        self.number += 1
+        return ask(self.shared, self.number, action, request, self._alive)
+
+    def healed(self, faults: list[Fault]) -> dict[str, torch.Tensor]:
+        """Outputs of the port with the official tensors at these places only; empty when it could not be run."""
+        tag = f"heal.{self.number + 1}"
+        points = sorted({point for fault in faults for point in fault.points})
+        if "error" in self.ask("heal", {"points": points, "tag": tag}):
+            return {}
+        return read_outputs(self.root / "lab.port", self.item.key, tag)
+
+    def end(self) -> None:
+        """Stop both processes."""
+        if self._alive():
+            self.number += 1
+            (self.shared / f"lab.{self.number}.request").write_text('{"action": "stop"}')
+        for child in self.children:
+            child.stop()
+
+
+def _cwd(spec: dict[str, Any]) -> Path:
+    return Path(spec["worktree"])
+
+
+def partners(pairs: Mapping[str, Pair], dropped: set[str]) -> dict[str, str]:
+    """Port module -> official module, where forcing makes sense: no functions, no pairs that turned out wrong."""
+    return {name: pair.official for name, pair in pairs.items() if name and "::" not in name and name not in dropped}
+
+
+def diagnose(
+    spec: dict[str, Any],
+    job: Job,
+    item: Item,
+    pairs: dict[str, Pair],
+    partner: Mapping[str, str],
+    excused: set[tuple[str, str]],
+    worst_ratio: Callable[[dict[str, torch.Tensor]], float],
+    *,
+    with_trials: bool,
+) -> Diagnosis:
+    """Find the places that are wrong by themselves and see whether they explain the failure.
+
+    Args:
+        spec: As for component parity.
+        job: Its folder holds the traces and outputs of the comparison.
+        item: The input on which the port failed.
+        pairs: All pairs of modules.
+        partner: Those upon which official tensors are forced.
+        excused: ``(module, where)`` at which only rounding differs.
+        worst_ratio: Largest logic ratio of such outputs of the port.
+        with_trials: Whether the usual mistakes are tried.
+    """
+    result = Diagnosis()
+    experiments = Experiments(spec, job, item, partner)
+    try:
+        if not experiments.begin():
+            result.notes.append("The port could not be taken apart: its tensors are too many, or a side ended early.")
+            return result
+        root = job.run_dir
+        port, reference = (
+            Trace.load(root / "lab.port" / "forced.trace"),
+            Trace.load(root / "lab.official" / "forced.trace"),
+        )
+        official = Trace.load(root / "official" / f"{item.key}.float32.trace")
+        comparison = Comparison(port, official, reference, pairs)
+        faults = local_faults(comparison, partner, excused)
+        free = worst_ratio(read_outputs(root / "port", item.key, "float32"))
+        if free <= OUTPUT_PASS:
+            faults = [fault for fault in faults if not fault.error > GROSS]
+        faults = faults[: 2 * _MOST_FAULTS]
+        mended = worst_ratio(experiments.healed(faults)) if faults else free
+        result.confirmed = bool(faults) and mended <= OUTPUT_PASS
+        if faults and not result.confirmed:
+            places = ", ".join(f"{fault.culprit.module or 'the model'} ({fault.culprit.kind})" for fault in faults)
+            result.notes.append(
+                f"Official tensors at {places} do not make the outputs right (logic ratio {free:.3g} -> {mended:.3g})."
+            )
+        if result.confirmed and free > OUTPUT_PASS and len(faults) > 1:
+            faults = [
+                fault
+                for fault in faults
+                if not worst_ratio(experiments.healed([other for other in faults if other is not fault])) <= OUTPUT_PASS
+            ] or faults
+        faults = faults[:_MOST_FAULTS]
+        result.culprits = [with_repeats(fault) for fault in faults]
+        if with_trials:
+            for number, fault in enumerate(faults[:_MOST_TRIALS]):
+                job.progress(0, None, f"trying the usual mistakes at {fault.culprit.module or 'the model'}")
+                result.trials.append({"culprit": number, **_trial(experiments, comparison, fault)})
+    finally:
+        experiments.end()
+    return result
+
+
+def _trial(experiments: Experiments, comparison: Comparison, fault: Fault) -> dict[str, Any]:
+    module, occurrence, where = fault.target
+    if module not in experiments.partner:
+        return {"tried": 0, "before": fault.error, "found": []}
+    request = {
+        "scope": fault.culprit.module,
+        "deep": fault.culprit.kind == "module",
+        "target": [module, occurrence, where],
+        "reach": BOUNDARY_PASS * max(_own_error(comparison, fault), FLOOR),
+    }
+    answer = experiments.ask("trials", request)
+    return answer if "found" in answer else {"tried": 0, "before": fault.error, "found": [], **answer}
+
+
+def _own_error(comparison: Comparison, fault: Fault) -> float:
+    """The official model's own rounding at the place where a fault is measured."""
+    module, occurrence, where = fault.target
+    call = comparison.reference_calls.get((comparison.pairs[module].official, occurrence))
+    if call is None:
+        return 0.0
+    return max((comparison.reference_error(index) for _, index in getattr(call, where)), default=0.0)

@@ -1,0 +1,148 @@
+"""Processes in which a port that failed is taken apart: official tensors are forced upon it, one experiment a time.
+
+The official side runs once more and keeps all that passes between its modules (the captured tensors). In float64 it
+then runs with these tensors forced upon it: each module alone, from the inputs that the float32 model gave it. The port
+runs with the same tensors forced upon it, so that every error that its trace shows was made right there: none is
+inherited. Further experiments are asked for through files (`ask` and `_serve`), since the model stays loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from .errors import ParityError
+from .handover import announce, await_file
+from .job import Job
+from .passing import Forcer, Keeper, Kept, Where, passing
+from .side import Item, Runner, open_side
+from .trace import tracing
+from .trials import search
+
+CAPTURE_LIMIT = 4 << 30
+"""Bytes of official tensors that are kept; a case that makes more is not taken apart."""
+_IDLE_S = 900.0
+
+
+def _item(runner: Runner, key: str) -> Item:
+    return next(item for item in runner.items if item.key == key)
+
+
+def lab_official(spec: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Job of the official process: capture, then the reference trace ``forced`` in float64 (float32 where it fails)."""
+    runner = open_side(spec, "official", job)
+    model = runner.load(torch.float32)
+    item = _item(runner, spec["item"])
+    keeper = Keeper(CAPTURE_LIMIT)
+    with torch.no_grad(), passing(model, keeper):
+        runner.call(model, item, torch.float32)
+    path = runner.shared / "captured.safetensors"
+    if keeper.complete:
+        save_file(keeper.tensors, path)
+    announce(runner.shared / "captured.ready", {"complete": keeper.complete})
+    if not keeper.complete:
+        return {"complete": False, "kind": ""}
+    del keeper
+    partner = {name: name for name, _ in model.named_modules() if name}
+    kind, forcer = "float64", Forcer(Kept(path), partner)
+    try:
+        model.double()
+        with torch.no_grad(), tracing(model) as trace, passing(model, forcer):
+            runner.call(model, item, torch.float64)
+    except (ParityError, RuntimeError):
+        del model
+        kind, model = "float32", runner.load(torch.float32)
+        with torch.no_grad(), tracing(model) as trace, passing(model, forcer):
+            runner.call(model, item, torch.float32)
+    trace.save(runner.out / "forced.trace")
+    return {"complete": True, "kind": kind}
+
+
+def lab_port(spec: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Job of the port's process: the trace ``forced``, then whatever experiments are asked for until ``stop``."""
+    runner = open_side(spec, "port", job)
+    model = runner.load(torch.float32)
+    await_file(runner.shared / "captured.ready", "the official run")
+    if not json.loads((runner.shared / "captured.ready").read_text())["complete"]:
+        return {"answered": 0}
+    lab = _Lab(runner, model, _item(runner, spec["item"]), spec["partner"])
+    lab.forced_trace()
+    announce(runner.shared / "lab.0.reply", {})
+    return {"answered": _serve(runner.shared, {"heal": lab.heal, "trials": lab.trials})}
+
+
+class _Lab:
+    def __init__(self, runner: Runner, model: torch.nn.Module, item: Item, partner: dict[str, str]) -> None:
+        self.runner = runner
+        self.model = model
+        self.item = item
+        self.partner = partner
+        self.kept = Kept(runner.shared / "captured.safetensors")
+
+    def forced_trace(self) -> None:
+        with torch.no_grad(), tracing(self.model) as trace, passing(self.model, Forcer(self.kept, self.partner)):
+            self.runner.call(self.model, self.item, torch.float32)
+        trace.save(self.runner.out / "forced.trace")
+
+    def heal(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run freely, with official tensors at the points only; the outputs are kept under the request's tag."""
+        points: list[tuple[str, Where]] = [(module, where) for module, where in request["points"]]
+        forcer = Forcer(self.kept, self.partner, points)
+        with torch.no_grad(), passing(self.model, forcer, {module for module, _ in points}):
+            self.runner.keep(self.runner.call(self.model, self.item, torch.float32), self.item, request["tag"])
+        return {"forced": forcer.forced}
+
+    def trials(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Try the usual mistakes on a suspect; see `search`."""
+
+        def run() -> None:
+            self.runner.call(self.model, self.item, torch.float32)
+
+        with torch.no_grad():
+            return search(self.model, run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
+
+
+def ask(shared: Path, number: int, action: str, request: dict[str, Any], alive: Callable[[], bool]) -> dict[str, Any]:
+    """Have the port's process do one experiment and return its answer; empty when the process is gone.
+
+    Args:
+        shared: Folder of the exchange.
+        number: Counted from 1.
+        action: ``heal``, ``trials`` or ``stop``.
+        request: Arguments of the action.
+        alive: Whether the process still runs.
+    """
+    if number:
+        announce(shared / f"lab.{number}.request", {"action": action, "request": request})
+    reply = shared / f"lab.{number}.reply"
+    while not reply.exists():
+        if not alive():
+            return json.loads(reply.read_text()) if reply.exists() else {"error": "the process ended"}
+        time.sleep(0.02)
+    answer: dict[str, Any] = json.loads(reply.read_text())
+    return answer
+
+
+def _serve(shared: Path, actions: dict[str, Callable[[dict[str, Any]], dict[str, Any]]]) -> int:
+    number, since = 1, time.monotonic()
+    while time.monotonic() - since < _IDLE_S:
+        path = shared / f"lab.{number}.request"
+        if not path.exists():
+            time.sleep(0.02)
+            continue
+        document = json.loads(path.read_text())
+        if document["action"] == "stop":
+            break
+        try:
+            answer = actions[document["action"]](document["request"])
+        except (ParityError, RuntimeError, ValueError, TypeError, IndexError) as error:
+            answer = {"error": f"{type(error).__name__}: {error}"[:500]}
+        announce(shared / f"lab.{number}.reply", answer)
+        number, since = number + 1, time.monotonic()
+    return number - 1

@@ -1,0 +1,164 @@
+"""Every place at which a port with official tensors forced upon it goes wrong by itself."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+from .blame import Blame, Culprit
+from .boundaries import Boundary, Comparison
+from .passing import Where
+from .trace import Call
+from .verdict import BIAS_FAIL, BOUNDARY_FAIL
+
+
+@dataclass
+class Fault:
+    """One place of the port's code, wherever it is called.
+
+    Attributes:
+        culprit: The place, as in its first call.
+        error: Relative error that it makes there.
+        points: ``(module, where)`` whose official tensors take its effect away, over all its calls.
+        target: Module, occurrence and side at which its error is measured.
+    """
+
+    culprit: Culprit
+    error: float
+    points: list[tuple[str, Where]]
+    target: tuple[str, int, Where]
+    modules: list[str] = field(default_factory=list)
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What two calls of the same code have in common: block numbers are folded."""
+        culprit = self.culprit
+        return fold(culprit.module), culprit.kind, culprit.file, culprit.line
+
+
+def fold(module: str) -> str:
+    """A module name with every number replaced by ``*``."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", module)
+
+
+def local_faults(comparison: Comparison, forced: Collection[str], skip: Collection[tuple[str, str]]) -> list[Fault]:
+    """The faults of a port that was traced with official tensors forced upon it, in the order of its calls.
+
+    Args:
+        comparison: The forced port, the official model, and the forced reference.
+        forced: Port modules upon which official tensors were forced.
+        skip: ``(module, where)`` that were looked past (`Excuse`).
+    """
+    finder = _Finder(comparison, forced)
+    found: dict[tuple[str, str, str, int], Fault] = {}
+    for fault in finder.faults():
+        if any((module, where) in skip for module, where in fault.points):
+            continue
+        first = found.setdefault(fault.key, fault)
+        if first is not fault:
+            first.points += [point for point in fault.points if point not in first.points]
+        if fault.culprit.module not in first.modules:
+            first.modules.append(fault.culprit.module)
+    return list(found.values())
+
+
+class _Finder:
+    def __init__(self, comparison: Comparison, forced: Collection[str]) -> None:
+        self.comparison = comparison
+        self.forced = forced
+        boundaries = comparison.boundaries()
+        self.blame = Blame(comparison, boundaries)
+        self.wrong = {b.index: b for b in boundaries if not b.ratio <= BOUNDARY_FAIL or b.bias > BIAS_FAIL}
+        self.spoilt: set[int] = set()
+
+    def faults(self) -> list[Fault]:
+        calls = self.comparison.port.calls
+        found: list[tuple[int, Fault]] = []
+        for index, call in enumerate(calls):
+            fault = self.inputs(index, call)
+            if fault is not None:
+                found.append((index, fault))
+        for index, boundary in sorted(self.wrong.items(), key=lambda pair: calls[pair[0]].ended):
+            if not self.inherited(index):
+                found.append((index, self.outputs(index, calls[index], boundary)))
+        return [fault for _, fault in sorted(found, key=lambda pair: pair[0])]
+
+    def inputs(self, index: int, call: Call) -> Fault | None:
+        """The code before a call, when the call is handed something else than the official one."""
+        wrong = self.blame.misplaced(call)
+        if not wrong:
+            return None
+        error = self.worst_input(call)
+        self.spoil(index)
+        numbers = f"fed with official tensors, its error is {error:.2g} relative"
+        culprit = self.blame.resolve(index, numbers, set())
+        name = call.module
+        if "::" in name:
+            owner = name.partition("::")[0]
+            point: tuple[str, Where] = (owner, "outputs")
+            occurrence = self.occurrence_of(call, owner)
+        else:
+            point, occurrence = (name, "inputs"), call.occurrence
+        return Fault(culprit, error, [point], (point[0], occurrence, point[1]))
+
+    def worst_input(self, call: Call) -> float:
+        pair = self.comparison.pairs[call.module]
+        other = self.comparison.reference_calls[pair.official, call.occurrence]
+        errors = []
+        for (_, mine), (_, theirs) in zip(call.inputs, other.inputs, strict=False):
+            found = self.comparison.errors(mine, theirs)
+            if found is not None:
+                errors.append(math.inf if math.isnan(found[0]) else found[0])
+        return max(errors, default=math.inf)
+
+    def occurrence_of(self, call: Call, owner: str) -> int:
+        parent = call.parent
+        while parent >= 0 and self.comparison.port.calls[parent].module != owner:
+            parent = self.comparison.port.calls[parent].parent
+        return self.comparison.port.calls[parent].occurrence if parent >= 0 else 0
+
+    def spoil(self, index: int) -> None:
+        """Note a call whose wrong inputs could not be replaced: what it and its callers return is wrong with them."""
+        name = self.comparison.port.calls[index].module
+        while index >= 0 and ("::" in name or name not in self.forced):
+            self.spoilt.add(index)
+            index = self.comparison.port.calls[index].parent
+            name = self.comparison.port.calls[index].module if index >= 0 else ""
+        if index >= 0 and "::" in self.comparison.port.calls[index].module:
+            self.spoilt.add(index)
+
+    def inherited(self, index: int) -> bool:
+        """Whether a wrong output is explained by what was already found inside the call or at its inputs."""
+        if index in self.spoilt:
+            return True
+        children = self.comparison.port.children(index)
+        return any(child in self.spoilt or self.unforced_and_wrong(child) for child in children)
+
+    def unforced_and_wrong(self, index: int) -> bool:
+        call = self.comparison.port.calls[index]
+        unforced = "::" in call.module or call.module not in self.forced
+        return unforced and index in self.wrong
+
+    def outputs(self, index: int, call: Call, boundary: Boundary) -> Fault:
+        numbers = f"fed with official tensors, its error is {_times(boundary)} the official code's own there"
+        if boundary.ratio <= BOUNDARY_FAIL:
+            numbers += f", and all in one direction ({boundary.bias:.0f} times what rounding does to its length)"
+        culprit = self.blame.inside(index, numbers, {index})
+        owner = call.module.partition("::")[0]
+        occurrence = call.occurrence if owner == call.module else self.occurrence_of(call, owner)
+        return Fault(culprit, boundary.port_error, [(owner, "outputs")], (owner, occurrence, "outputs"))
+
+
+def _times(boundary: Boundary) -> str:
+    return "not finite, no multiple of" if math.isnan(boundary.ratio) else f"{boundary.ratio:.3g} times"
+
+
+def with_repeats(fault: Fault) -> Culprit:
+    """The culprit, which says where else the same code is wrong."""
+    if len(fault.modules) < 2:
+        return fault.culprit
+    others = ", ".join(name or "the model" for name in fault.modules[1:4])
+    more = f" and {len(fault.modules) - 4} more" if len(fault.modules) > 4 else ""
+    return replace(fault.culprit, why=f"{fault.culprit.why} The same at {others}{more}.")

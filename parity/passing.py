@@ -1,0 +1,162 @@
+"""Look at, keep and replace what passes between a model's modules."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+
+from .leaves import leaves, swap_leaf
+
+Where = Literal["inputs", "outputs"]
+Act = Callable[[str, int, Where, Any], Any]
+"""``act(module, occurrence, where, values)``: what it returns, if not none, takes the place of the values."""
+
+_NEAR = 0.5
+"""Relative distance below which two tensors of one shape are meant to be the same, whatever their places."""
+
+
+@contextmanager
+def passing(model: torch.nn.Module, act: Act, names: Collection[str] | None = None) -> Iterator[None]:
+    """Call ``act`` with the inputs and the outputs of every call of a module while the block runs.
+
+    Args:
+        model: The model; its hooks are removed at the end.
+        act: What to do; ``values`` is the tuple of arguments (keyword arguments as a last dict), or the output.
+        names: Qualified names of the modules to watch; all of them when none.
+    """
+    begun: Counter[str] = Counter()
+    open_calls: dict[str, list[int]] = defaultdict(list)
+    handles = []
+
+    def watch(name: str, module: torch.nn.Module) -> None:
+        def before(_: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+            occurrence = begun[name]
+            begun[name] += 1
+            open_calls[name].append(occurrence)
+            changed = act(name, occurrence, "inputs", (*args, kwargs) if kwargs else args)
+            if changed is None:
+                return None
+            return changed[: len(args)], (changed[len(args)] if kwargs else kwargs)
+
+        def after(_: torch.nn.Module, __: Any, ___: Any, output: Any) -> Any:
+            return act(name, open_calls[name].pop(), "outputs", output)
+
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(module.register_forward_hook(after, with_kwargs=True))
+
+    for name, module in model.named_modules():
+        if names is None or name in names:
+            watch(name, module)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Keeper:
+    """Keeps copies of all that passes, on the CPU, up to a limit.
+
+    Attributes:
+        tensors: ``module|occurrence|where|leaf`` -> tensor.
+        complete: Whether the limit sufficed.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.complete = True
+        self._left = limit_bytes
+
+    def __call__(self, module: str, occurrence: int, where: Where, values: Any) -> None:
+        for leaf, tensor in leaves(values):
+            if tensor.numel() < 2 or not tensor.is_floating_point() or tensor.device.type == "meta":
+                continue
+            self._left -= tensor.numel() * tensor.element_size()
+            if self._left < 0:
+                self.complete = False
+                return
+            self.tensors[f"{module}|{occurrence}|{where}|{leaf}"] = tensor.detach().to("cpu", copy=True).contiguous()
+
+
+class Kept:
+    """What a `Keeper` saved, read from its file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: Any = safe_open(path, framework="pt")
+        self._names: dict[tuple[str, int, str], list[tuple[str, str]]] = defaultdict(list)
+        for key in list(self._file.keys()):
+            module, occurrence, where, leaf = key.split("|", 3)
+            self._names[module, int(occurrence), where].append((leaf, key))
+
+    def leaves(self, module: str, occurrence: int, where: Where) -> list[tuple[str, torch.Tensor]]:
+        """The tensors of one call in their order."""
+        names = sorted(self._names.get((module, occurrence, where), []), key=lambda pair: _order(pair[0]))
+        return [(leaf, self._file.get_tensor(key)) for leaf, key in names]
+
+
+def _order(leaf: str) -> tuple[Any, ...]:
+    return tuple(int(part) if part.isdigit() else part for part in leaf.replace("[", "]").split("]"))
+
+
+class Forcer:
+    """Puts the tensors of the official model in the place of the port's.
+
+    Args:
+        kept: The official tensors.
+        partner: Port module -> official module.
+        points: ``(module, where)`` to force; everything when none.
+    """
+
+    def __init__(
+        self, kept: Kept, partner: Mapping[str, str], points: Collection[tuple[str, Where]] | None = None
+    ) -> None:
+        self.kept = kept
+        self.partner = partner
+        self.points = points
+        self.forced = 0
+
+    def __call__(self, module: str, occurrence: int, where: Where, values: Any) -> Any:
+        if module not in self.partner or (self.points is not None and (module, where) not in self.points):
+            return None
+        theirs = self.kept.leaves(self.partner[module], occurrence, where)
+        mine = [(leaf, t) for leaf, t in leaves(values) if t.numel() > 1 and t.is_floating_point()]
+        for leaf, tensor in match(mine, theirs).items():
+            values = swap_leaf(values, leaf, tensor.clone())
+            self.forced += 1
+        return values
+
+
+def match(mine: list[tuple[str, torch.Tensor]], theirs: list[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Which of their tensors stands for which leaf of mine: the nearest of one shape, else the one in its place."""
+    found: dict[str, torch.Tensor] = {}
+    left = list(theirs)
+    distances = sorted(
+        (
+            (_relative(tensor, other), leaf, name)
+            for leaf, tensor in mine
+            for name, other in theirs
+            if tensor.shape == other.shape
+        ),
+        key=lambda row: row[0],
+    )
+    for gap, leaf, name in distances:
+        other = next((tensor for key, tensor in left if key == name), None)
+        if gap < _NEAR and leaf not in found and other is not None:
+            found[leaf] = other
+            left = [row for row in left if row[0] != name]
+    rest = [(leaf, tensor) for leaf, tensor in mine if leaf not in found]
+    if len(rest) == len(left):
+        found.update({leaf: other for (leaf, t), (_, other) in zip(rest, left, strict=True) if t.shape == other.shape})
+    return found
+
+
+def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    other = b.to(a.device, torch.float64)
+    gap, norm = float((a.double() - other).norm()), float(other.norm())
+    return gap / norm if norm else gap
