@@ -307,9 +307,9 @@ class Blame:
         given = self._floats(self.comparison.port, parent)
         places = [place for place, tensor in enumerate(self._floats(self.comparison.port, call)) if tensor in strange]
         taken = self._floats(self.comparison.port, call)
-        return bool(places) and all(place < len(given) and self._same(taken[place], given[place]) for place in places)
+        return bool(places) and all(place < len(given) and self.same(taken[place], given[place]) for place in places)
 
-    def _same(self, a: int, b: int) -> bool:
+    def same(self, a: int, b: int) -> bool:
         """Whether two port tensors hold the same values, in whatever shape."""
         first, second = self.comparison.port.tensors[a], self.comparison.port.tensors[b]
         return a == b or same_values_in_any_order(first, second, 1e-9)

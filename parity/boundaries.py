@@ -124,14 +124,19 @@ class Comparison:
         spread = 4 * max(self.reference_error(reference_index), UNIT) / math.sqrt(theirs.elements)
         return abs(mine.norm / theirs.norm - 1) / max(own, spread, UNIT / 4)
 
-    def boundaries(self) -> list[Boundary]:
-        """Every paired call whose outputs can be compared, in the order in which the port's calls returned."""
+    def boundaries(self, *, keep_mispaired: bool = False) -> list[Boundary]:
+        """Every paired call whose outputs can be compared, in the order in which the port's calls returned.
+
+        Args:
+            keep_mispaired: Judge every pair, also those that cannot be counterparts since nothing follows from their
+                difference; with official tensors forced upon the port nothing ever follows.
+        """
         found = []
         for index, call in sorted(enumerate(self.port.calls), key=lambda pair: pair[1].ended):
             boundary = self._boundary(index, call)
             if boundary is not None:
                 found.append(boundary)
-        return self._without_mispaired(found)
+        return found if keep_mispaired else self._without_mispaired(found)
 
     def _without_mispaired(self, found: list[Boundary]) -> list[Boundary]:
         """Leave out pairs whose gross disagreement has no consequence: they are not counterparts.

@@ -22,6 +22,7 @@ from .lab import ask
 from .local_faults import Fault, local_faults, with_repeats
 from .outputs import read_outputs
 from .pairing import Pair
+from .proof import Link
 from .side import Item
 from .trace import Trace
 from .verdict import BOUNDARY_PASS, FLOOR, OUTPUT_PASS
@@ -129,6 +130,7 @@ def diagnose(
     job: Job,
     item: Item,
     pairs: dict[str, Pair],
+    links: list[Link],
     partner: Mapping[str, str],
     excused: set[tuple[str, str]],
     worst_ratio: Callable[[dict[str, torch.Tensor]], float],
@@ -142,6 +144,7 @@ def diagnose(
         job: Its folder holds the traces and outputs of the comparison.
         item: The input on which the port failed.
         pairs: All pairs of modules.
+        links: Where the official weights are in the port.
         partner: Those upon which official tensors are forced.
         excused: ``(module, where)`` at which only rounding differs.
         worst_ratio: Largest logic ratio of such outputs of the port.
@@ -160,7 +163,7 @@ def diagnose(
         )
         official = Trace.load(root / "official" / f"{item.key}.float32.trace")
         comparison = Comparison(port, official, reference, pairs)
-        faults = local_faults(comparison, partner, excused)
+        faults = local_faults(comparison, links, partner, excused)
         free = worst_ratio(read_outputs(root / "port", item.key, "float32"))
         if free <= OUTPUT_PASS:
             faults = [fault for fault in faults if not fault.error > GROSS]

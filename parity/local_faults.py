@@ -9,7 +9,10 @@ from dataclasses import dataclass, field, replace
 
 from .blame import Blame, Culprit
 from .boundaries import Boundary, Comparison
+from .crossed import CrossedWeights
 from .passing import Where
+from .places import Places
+from .proof import Link
 from .trace import Call
 from .verdict import BIAS_FAIL, BOUNDARY_FAIL
 
@@ -43,15 +46,18 @@ def fold(module: str) -> str:
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", module)
 
 
-def local_faults(comparison: Comparison, forced: Collection[str], skip: Collection[tuple[str, str]]) -> list[Fault]:
+def local_faults(
+    comparison: Comparison, links: Collection[Link], forced: Collection[str], skip: Collection[tuple[str, str]]
+) -> list[Fault]:
     """The faults of a port that was traced with official tensors forced upon it, in the order of its calls.
 
     Args:
         comparison: The forced port, the official model, and the forced reference.
+        links: Where the official weights are in the port.
         forced: Port modules upon which official tensors were forced.
         skip: ``(module, where)`` that were looked past (`Excuse`).
     """
-    finder = _Finder(comparison, forced)
+    finder = _Finder(comparison, links, forced)
     found: dict[tuple[str, str, str, int], Fault] = {}
     for fault in finder.faults():
         if any((module, where) in skip for module, where in fault.points):
@@ -65,11 +71,13 @@ def local_faults(comparison: Comparison, forced: Collection[str], skip: Collecti
 
 
 class _Finder:
-    def __init__(self, comparison: Comparison, forced: Collection[str]) -> None:
+    def __init__(self, comparison: Comparison, links: Collection[Link], forced: Collection[str]) -> None:
         self.comparison = comparison
         self.forced = forced
-        boundaries = comparison.boundaries()
+        boundaries = comparison.boundaries(keep_mispaired=True)
         self.blame = Blame(comparison, boundaries)
+        self.places = Places(comparison, self.blame, {b.index for b in boundaries})
+        self.crossed = CrossedWeights(comparison, self.blame, links)
         self.wrong = {b.index: b for b in boundaries if not b.ratio <= BOUNDARY_FAIL or b.bias > BIAS_FAIL}
         self.spoilt: set[int] = set()
 
@@ -83,17 +91,19 @@ class _Finder:
         for index, boundary in sorted(self.wrong.items(), key=lambda pair: calls[pair[0]].ended):
             if not self.inherited(index):
                 found.append((index, self.outputs(index, calls[index], boundary)))
-        return [fault for _, fault in sorted(found, key=lambda pair: pair[0])]
+        # In the order in which the places were left: what is wrong inside a module comes before the module.
+        return [fault for _, fault in sorted(found, key=lambda pair: calls[pair[0]].ended)]
 
     def inputs(self, index: int, call: Call) -> Fault | None:
         """The code before a call, when the call is handed something else than the official one."""
-        wrong = self.blame.misplaced(call)
+        pair = self.comparison.pairs.get(call.module)
+        wrong = self.blame.misplaced(call) if pair is not None and pair.how != "value" else None
         if not wrong:
             return None
         error = self.worst_input(call)
         self.spoil(index)
         numbers = f"fed with official tensors, its error is {error:.2g} relative"
-        culprit = self.blame.resolve(index, numbers, set())
+        culprit = self.crossed.behind(call, wrong) or self.places.before(index, wrong, numbers)
         name = call.module
         if "::" in name:
             owner = name.partition("::")[0]
@@ -108,9 +118,11 @@ class _Finder:
         other = self.comparison.reference_calls[pair.official, call.occurrence]
         errors = []
         for (_, mine), (_, theirs) in zip(call.inputs, other.inputs, strict=False):
+            if "float" not in self.comparison.port.tensors[mine].dtype:
+                continue
             found = self.comparison.errors(mine, theirs)
-            if found is not None:
-                errors.append(math.inf if math.isnan(found[0]) else found[0])
+            if found is not None and math.isfinite(found[0]):
+                errors.append(found[0])
         return max(errors, default=math.inf)
 
     def occurrence_of(self, call: Call, owner: str) -> int:
@@ -145,7 +157,7 @@ class _Finder:
         numbers = f"fed with official tensors, its error is {_times(boundary)} the official code's own there"
         if boundary.ratio <= BOUNDARY_FAIL:
             numbers += f", and all in one direction ({boundary.bias:.0f} times what rounding does to its length)"
-        culprit = self.blame.inside(index, numbers, {index})
+        culprit = self.places.inside(index, numbers)
         owner = call.module.partition("::")[0]
         occurrence = call.occurrence if owner == call.module else self.occurrence_of(call, owner)
         return Fault(culprit, boundary.port_error, [(owner, "outputs")], (owner, occurrence, "outputs"))

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import safe_open
@@ -88,9 +88,10 @@ class Kept:
     """What a `Keeper` saved, read from its file."""
 
     def __init__(self, path: Path) -> None:
-        self._file: Any = safe_open(path, framework="pt")
+        self._file = cast(Any, safe_open(path, framework="pt"))
         self._names: dict[tuple[str, int, str], list[tuple[str, str]]] = defaultdict(list)
-        for key in list(self._file.keys()):
+        names: list[str] = list(self._file.keys())
+        for key in names:
             module, occurrence, where, leaf = key.split("|", 3)
             self._names[module, int(occurrence), where].append((leaf, key))
 
@@ -133,26 +134,33 @@ class Forcer:
 
 
 def match(mine: list[tuple[str, torch.Tensor]], theirs: list[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Which of their tensors stands for which leaf of mine: the nearest of one shape, else the one in its place."""
+    """Which of their tensors stands for which leaf of mine, shapes being equal.
+
+    Fields of one name (``last_hidden_state``), then the nearest values, then what is left in its place.
+    """
     found: dict[str, torch.Tensor] = {}
-    left = list(theirs)
-    distances = sorted(
-        (
-            (_relative(tensor, other), leaf, name)
-            for leaf, tensor in mine
-            for name, other in theirs
-            if tensor.shape == other.shape
-        ),
-        key=lambda row: row[0],
-    )
-    for gap, leaf, name in distances:
-        other = next((tensor for key, tensor in left if key == name), None)
-        if gap < _NEAR and leaf not in found and other is not None:
-            found[leaf] = other
-            left = [row for row in left if row[0] != name]
+    left = dict(theirs)
+
+    def take(leaf: str, name: str) -> None:
+        found[leaf] = left.pop(name)
+
+    for leaf, tensor in mine:
+        if leaf in left and not leaf.startswith("[") and leaf and left[leaf].shape == tensor.shape:
+            take(leaf, leaf)
+    gaps = [
+        (_relative(tensor, other), leaf, name)
+        for leaf, tensor in mine
+        for name, other in left.items()
+        if leaf not in found and tensor.shape == other.shape
+    ]
+    for gap, leaf, name in sorted(gaps):
+        if gap < _NEAR and leaf not in found and name in left:
+            take(leaf, name)
     rest = [(leaf, tensor) for leaf, tensor in mine if leaf not in found]
     if len(rest) == len(left):
-        found.update({leaf: other for (leaf, t), (_, other) in zip(rest, left, strict=True) if t.shape == other.shape})
+        for (leaf, tensor), (name, other) in zip(rest, list(left.items()), strict=True):
+            if tensor.shape == other.shape:
+                take(leaf, name)
     return found
 
 

@@ -167,9 +167,10 @@ class Runner:
         tag: str,
         sketches: bool = True,
         around: Callable[[], AbstractContextManager[None]] = nullcontext,
+        inputs: Any = None,
     ) -> int:
         """The same, with a trace beside it and the call inside ``around()``. Returns the number of module calls."""
-        inputs = self.inputs(item)
+        inputs = self.inputs(item) if inputs is None else inputs
         self.around = around
         try:
             with torch.no_grad(), tracing(model, sketches=sketches) as trace:
@@ -368,7 +369,7 @@ def _save(bundle: Any, path: Path) -> None:
 
 
 def _reference(runner: Runner, model: torch.nn.Module) -> dict[str, str]:
-    """Run the official model in float64 (its own casts kept), or say why it cannot be run so."""
+    """Run the official model in float64 (its own casts kept); where that cannot be, learn its rounding in float32."""
     try:
         model.double()
         for item in runner.items:
@@ -376,9 +377,37 @@ def _reference(runner: Runner, model: torch.nn.Module) -> dict[str, str]:
         _without_casts(runner, model)
     except (ParityError, RuntimeError) as error:
         seen = error.seen if isinstance(error, ParityError) else str(error)
-        runner.remark("no-float64", f"The official model does not run in float64: {seen.strip().splitlines()[0][:300]}")
-        return {"kind": "float32", "why": "the official model does not run in float64; its float32 output is used"}
+        why = seen.strip().splitlines()[0][:200] if seen.strip() else type(error).__name__
+        runner.remark("no-float64", f"The official model does not run in float64: {why}")
+        _rounded(runner, model)
+        return {
+            "kind": "float32",
+            "why": f"the official model does not run in float64 ({why}); its float32 output is the reference, and its "
+            "rounding is measured by changing the last bit of its weights and inputs at random",
+        }
     return {"kind": "float64", "why": "official weights and inputs in float64, the official code's own casts kept"}
+
+
+def _rounded(runner: Runner, model: torch.nn.Module) -> None:
+    """Run the official model with the last bits of weights and inputs changed at random: an estimate of its rounding.
+
+    Random rounding of the data in place of the arithmetic (Monte Carlo arithmetic, Parker 1997).
+    """
+    model.float()
+    model.load_state_dict(runner.load(torch.float32).state_dict())
+    generator = torch.Generator().manual_seed(11)
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype != torch.float32:
+            return tensor
+        signs = torch.randint(-1, 2, tensor.shape, generator=generator).to(tensor.device, torch.float32)
+        return tensor * (1 + 2.0**-23 * signs)
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(change(parameter))
+    for item in runner.items:
+        runner.run_traced(model, item, torch.float32, "rounded", inputs=map_tensors(runner.inputs(item), change))
 
 
 def _without_casts(runner: Runner, model: torch.nn.Module) -> None:

@@ -17,7 +17,7 @@ UNIT = 2.0**-24
 """Unit roundoff of float32."""
 FLOOR = 2 * UNIT
 """Errors below this are not told apart: the reference may be exact where a correct port rounds once."""
-OUTPUT_PASS, OUTPUT_FAIL = 1.5, 3.0
+OUTPUT_PASS, OUTPUT_FAIL = 2.0, 3.0
 """Logic ratio at the outputs: at most the first passes, above the second fails, between is to be looked into."""
 BOUNDARY_PASS, BOUNDARY_FAIL = 4.0, 8.0
 """The same at every paired module."""

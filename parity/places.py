@@ -1,0 +1,124 @@
+"""Where in the code a wrong tensor was made, when everything that the code was given is right.
+
+With official tensors forced upon the port, every compared call returns the right tensors. So a wrong one was made after
+the last compared call before it: by a call that has no counterpart, or by the code between the calls.
+"""
+
+from __future__ import annotations
+
+from .blame import Blame, Culprit
+from .boundaries import Comparison
+from .trace import Call
+
+
+class Places:
+    """Names places of a forced port.
+
+    Args:
+        comparison: The forced port against the official model.
+        blame: For what equals an official tensor.
+        compared: Indices of the port's calls whose outputs were compared (and then replaced by official ones).
+    """
+
+    def __init__(self, comparison: Comparison, blame: Blame, compared: set[int]) -> None:
+        self.comparison = comparison
+        self.calls = comparison.port.calls
+        self.blame = blame
+        self.compared = compared
+
+    def before(self, index: int, wrong: list[int], numbers: str) -> Culprit:
+        """Call ``index`` is handed the tensors ``wrong``."""
+        call = self.calls[index]
+        if call.parent < 0:
+            return self.module(call, numbers, sure=False)
+        siblings = [i for i in self.comparison.port.children(call.parent) if i < index]
+        return self.between(call.parent, siblings, wrong, numbers, call)
+
+    def inside(self, index: int, numbers: str, depth: int = 0) -> Culprit:
+        """Call ``index`` returns something wrong although it was given the right tensors."""
+        call = self.calls[index]
+        children = self.comparison.port.children(index)
+        if not any("::" not in self.calls[child].module for child in children) or depth > 20:
+            return self.module(call, numbers, sure=index in self.compared)
+        wrong = [tensor for _, tensor in call.outputs]
+        return self.between(index, children, wrong, numbers, None, depth)
+
+    def between(
+        self, parent: int, calls: list[int], wrong: list[int], numbers: str, user: Call | None, depth: int = 0
+    ) -> Culprit:
+        """The wrong tensors were made in ``parent``, after some of its ``calls`` and before ``user`` (or its end)."""
+        for child in reversed(calls):
+            if child in self.compared:
+                return self.glue(parent, self.calls[child], user, numbers, sure=True)
+            if self.made(child, wrong):
+                return self.inside(child, numbers, depth + 1)
+        handed = self.handed_in(parent, wrong)
+        if handed and self.calls[parent].parent >= 0 and parent not in self.compared and depth < 20:
+            outer = self.calls[parent].parent
+            earlier = [i for i in self.comparison.port.children(outer) if i < parent]
+            return self.between(outer, earlier, handed, numbers, self.calls[parent], depth + 1)
+        last = self.calls[calls[-1]] if calls else None
+        return self.glue(parent, last, user, numbers, sure=parent in self.compared)
+
+    def made(self, child: int, wrong: list[int]) -> bool:
+        """Whether a call without counterpart returned a wrong tensor, or an unknown one of its size."""
+        returned = [tensor for _, tensor in self.calls[child].outputs]
+        if any(self.blame.same(a, b) for a in returned for b in wrong):
+            return True
+        sizes = {self.comparison.port.tensors[tensor].elements for tensor in wrong}
+        strange = self.blame.unexplained_outputs(self.calls[child])
+        return any(self.comparison.port.tensors[tensor].elements in sizes for tensor in strange)
+
+    def handed_in(self, parent: int, wrong: list[int]) -> list[int]:
+        """Inputs of a call without counterpart that are the wrong tensors themselves, or unknown single numbers."""
+        given = [tensor for _, tensor in self.calls[parent].inputs]
+        passed = [a for a in given if any(self.blame.same(a, b) for b in wrong)]
+        single = [
+            a
+            for a in given
+            if self.comparison.port.tensors[a].elements == 1
+            and self.comparison.port.tensors[a].norm > 0
+            and "float" in self.comparison.port.tensors[a].dtype
+            and self.comparison.explained(a) is None
+        ]
+        return passed or single
+
+    def module(self, call: Call, numbers: str, *, sure: bool) -> Culprit:
+        name = call.module.partition("::")[0]
+        info = self.comparison.port.modules.get(name)
+        given = "is given right tensors" if sure else "is given nothing that could be shown to be wrong"
+        why = f"{_name(call)} {given} and returns something else than the official code: {numbers}."
+        return Culprit(
+            name,
+            self.blame.official(call),
+            "module",
+            info.file if info else call.file,
+            info.line if info else call.line,
+            info.end_line if info else call.line,
+            why,
+            "certain" if sure else "likely",
+        )
+
+    def glue(self, parent: int, last: Call | None, user: Call | None, numbers: str, *, sure: bool) -> Culprit:
+        owner = self.calls[parent]
+        info = self.comparison.port.modules.get(owner.module.partition("::")[0])
+        file = user.file if user else (last.file if last else (info.file if info else ""))
+        start = last.line if last and last.file == file else (info.line if info else (user.line if user else 0))
+        end = user.line if user else (info.end_line if info and info.file == file else start)
+        since = f"after the call of {_name(last)} (line {last.line})" if last else "from the start of its forward"
+        until = f"what {_name(user)} (line {user.line}) is handed" if user else "what it returns"
+        why = f"In {_name(owner)}, {since}: {until} is not the official tensor; {numbers}. Look at the code in between."
+        return Culprit(
+            owner.module.partition("::")[0],
+            self.blame.official(owner),
+            "glue",
+            file,
+            min(start, end),
+            max(start, end),
+            why,
+            "certain" if sure else "likely",
+        )
+
+
+def _name(call: Call) -> str:
+    return f"{call.module or 'the model'} ({call.cls})"
