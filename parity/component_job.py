@@ -139,8 +139,6 @@ class _Report:
         self.official = official
         self.port = port
         self.items = items(official["cases"], spec["seeds"])
-        exact = official["reference"]["kind"] == "float64"
-        self.reference_tag, self.rounded_tag = ("reference", "float32") if exact else ("float32", "rounded")
         self.findings: list[Finding] = []
         self.links: list[Link] = []
         self.pairs: dict[str, Pair] = {}
@@ -298,11 +296,15 @@ class _Report:
         return read_outputs(self.root / side, item.key, tag)
 
     def reference(self, item: Item) -> dict[str, torch.Tensor]:
-        return self.outputs("official", item, self.reference_tag)
+        return self.outputs("official", item, self.tags(item)[0])
+
+    def tags(self, item: Item) -> tuple[str, str]:
+        """Names of the official results that are the reference, and of those that show the official rounding."""
+        return ("float32", "rounded") if item.key in self.official["reference"]["float32"] else ("reference", "float32")
 
     def rounded(self, item: Item) -> dict[str, torch.Tensor]:
         """Official outputs with float32 rounding errors, whose distance from the reference is the official error."""
-        return self.outputs("official", item, self.rounded_tag)
+        return self.outputs("official", item, self.tags(item)[1])
 
     def matched(
         self, item: Item, port: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
@@ -526,8 +528,9 @@ class _Report:
         masked positions): a remark. A small one is diluted on its way out, so it counts although the outputs agree.
         """
         port = Trace.load(self.root / self.judged_side / f"{item.key}.float32.trace")
-        official = Trace.load(self.root / "official" / f"{item.key}.{self.rounded_tag}.trace")
-        reference = Trace.load(self.root / "official" / f"{item.key}.{self.reference_tag}.trace")
+        reference, official = (
+            Trace.load(self.root / "official" / f"{item.key}.{tag}.trace") for tag in self.tags(item)
+        )
         if not self.pairs:
             self.pairs = pair_modules(self.links, port, official, self.port["module_map"])
             self.pairing = coverage(self.pairs, port)

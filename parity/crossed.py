@@ -14,7 +14,7 @@ from .blame import Blame, Culprit
 from .boundaries import Comparison
 from .pairing import Pair
 from .proof import Link
-from .sketch import sketch_distance
+from .sketch import same_values_in_any_order, sketch_distance
 from .trace import Call
 from .verdict import FLOOR
 
@@ -87,9 +87,11 @@ class CrossedWeights:
         return self.culprit(target.rpartition(".")[0], first, second)
 
     def same(self, a: int, b: int) -> bool:
-        """Whether two official tensors hold the same values, in whatever shape."""
+        """Whether two official tensors hold the same values, in whatever shape and order."""
         first, second = self.comparison.reference.tensors[a], self.comparison.reference.tensors[b]
-        return a == b or (first.elements == second.elements and sketch_distance(first, second) <= FLOOR)
+        if a == b or first.elements != second.elements:
+            return a == b
+        return sketch_distance(first, second) <= FLOOR or same_values_in_any_order(first, second, 1e-9)
 
     def maker_of(self, index: int) -> str | None:
         """The innermost official module that returned a tensor."""

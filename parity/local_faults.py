@@ -111,7 +111,13 @@ class _Finder:
             occurrence = self.occurrence_of(call, owner)
         else:
             point, occurrence = (name, "inputs"), call.occurrence
-        return Fault(culprit, error, [point], (point[0], occurrence, point[1]))
+        if culprit.kind == "glue":
+            self.spoilt.add(call.parent)  # its own code goes on with the wrong tensor
+        points = [point]
+        # What is handed to one call may be used further on (a residual): the caller's output is mended with it.
+        if culprit.kind == "glue" and culprit.module in self.forced:
+            points.append((culprit.module, "outputs"))
+        return Fault(culprit, error, points, (point[0], occurrence, point[1]))
 
     def worst_input(self, call: Call) -> float:
         pair = self.comparison.pairs[call.module]

@@ -279,6 +279,7 @@ class Lab:
     seeds: list[int] = field(default_factory=lambda: [0])
     dtypes: list[str] = field(default_factory=lambda: ["float32"])
     trusted: list[str] = field(default_factory=list)
+    trials: bool = False
 
     def run(self) -> Result:
         repo, worktree = self.root / "official repo", self.root / "worktree"
@@ -313,6 +314,7 @@ class Lab:
             "device": "cpu",
             "patches": [],
             "threads": 1,
+            "trials": self.trials,
             "reference_cache": str(self.root / "references"),
             "trusted_references": self.trusted,
         }
