@@ -16,7 +16,9 @@ from .pairing import Pair
 from .proof import Link
 from .sketch import same_values_in_any_order, sketch_distance
 from .trace import Call
-from .verdict import FLOOR
+
+_SAME = 1e-5
+"""A tensor as it was returned, and as the forced one (of the float32 model) that took its place."""
 
 
 class CrossedWeights:
@@ -91,7 +93,7 @@ class CrossedWeights:
         first, second = self.comparison.reference.tensors[a], self.comparison.reference.tensors[b]
         if a == b or first.elements != second.elements:
             return a == b
-        return sketch_distance(first, second) <= FLOOR or same_values_in_any_order(first, second, 1e-9)
+        return sketch_distance(first, second) <= _SAME or same_values_in_any_order(first, second, _SAME)
 
     def maker_of(self, index: int) -> str | None:
         """The innermost official module that returned a tensor."""

@@ -1,8 +1,8 @@
 """Take a failing port apart: which places are wrong by themselves, do they explain the failure, what would mend them.
 
 Order (each step only looks where the one before found nothing): the weights, then the port with official tensors forced
-upon it. A place counts only if putting the official tensors there makes the port's outputs right (or, with several
-places, if leaving it out makes them wrong again): padding that nobody reads is no culprit.
+upon it. The places count if official tensors in all of them make the port's outputs right, and each of several places
+only if they change the outputs there: padding that nobody reads is no culprit.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from .blame import Culprit
 from .boundaries import GROSS, Comparison
 from .children import Child
+from .honesty import moved
 from .job import Job
 from .lab import ask
 from .local_faults import Fault, local_faults, with_repeats
@@ -164,7 +165,8 @@ def diagnose(
         official = Trace.load(root / "official" / f"{item.key}.float32.trace")
         comparison = Comparison(port, official, reference, pairs)
         faults = local_faults(comparison, links, partner, excused)
-        free = worst_ratio(read_outputs(root / "port", item.key, "float32"))
+        before = read_outputs(root / "port", item.key, "float32")
+        free = worst_ratio(before)
         if free <= OUTPUT_PASS:
             faults = [fault for fault in faults if not fault.error > GROSS]
         faults = faults[: 2 * _MOST_FAULTS]
@@ -175,12 +177,8 @@ def diagnose(
             result.notes.append(
                 f"Official tensors at {places} do not make the outputs right (logic ratio {free:.3g} -> {mended:.3g})."
             )
-        if result.confirmed and free > OUTPUT_PASS and len(faults) > 1:
-            faults = [
-                fault
-                for fault in faults
-                if not worst_ratio(experiments.healed([other for other in faults if other is not fault])) <= OUTPUT_PASS
-            ] or faults
+        if free > OUTPUT_PASS and len(faults) > 1:
+            faults = [fault for fault in faults if _moves(before, experiments.healed([fault]))] or faults
         faults = faults[:_MOST_FAULTS]
         result.culprits = [with_repeats(fault) for fault in faults]
         if with_trials:
@@ -190,6 +188,11 @@ def diagnose(
     finally:
         experiments.end()
     return result
+
+
+def _moves(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
+    """Whether official tensors at a place change the port's outputs at all: at padding that nobody reads they do not."""
+    return not after or moved(after, before)
 
 
 def _trial(experiments: Experiments, comparison: Comparison, fault: Fault) -> dict[str, Any]:
