@@ -191,7 +191,7 @@ def diagnose(
 
 
 def _moves(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
-    """Whether official tensors at a place change the port's outputs at all: at padding that nobody reads they do not."""
+    """Whether official tensors at a place change the outputs at all; at padding that nobody reads they do not."""
     return not after or moved(after, before)
 
 
