@@ -13,7 +13,7 @@ from fastvideo_port.parity.verdict import judge, ratio, worst
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 24])
 def test_it_is_what_numbers_in_float64_say_in_any_chunking(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_CHUNK", chunk)
+    monkeypatch.setitem(metrics.CHUNKS, "cpu", chunk)
     generator = torch.Generator().manual_seed(0)
     b = torch.randn(5, 13, generator=generator)
     a = b + 1e-3 * torch.randn(5, 13, generator=generator)
