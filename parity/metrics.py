@@ -79,14 +79,14 @@ def distance(actual: torch.Tensor, expected: torch.Tensor) -> Distance:
     totals = _totals(actual, expected)
     parts = 2 if actual.is_complex() or expected.is_complex() else 1
     elements = actual.numel() * parts
-    difference, expected_norm, actual_norm, cosine = _norms(totals)
+    difference, expected_norm, cosine = _norms(totals)
     if totals.bad_expected and any(map(math.isinf, (expected_norm, difference))):
         difference = math.nan
     if not (totals.finite or totals.bad_actual or totals.bad_expected) or (
-        torch.float64 in (actual.dtype, expected.dtype) and 0 < totals.max_abs and totals.expected_square < _TINY
+        torch.float64 in (actual.dtype, expected.dtype) and totals.max_abs > 0 and totals.expected_square < _TINY
     ):
         scale = _GROW if totals.finite else _SHRINK
-        difference, expected_norm, _, cosine = _norms(_totals(actual, expected, scale))
+        difference, expected_norm, cosine = _norms(_totals(actual, expected, scale))
     return Distance(
         relative_l2=relative(difference, expected_norm),
         max_abs=totals.max_abs if elements else 0.0,
@@ -110,7 +110,7 @@ def _totals(actual: torch.Tensor, expected: torch.Tensor, scale: float = 1.0) ->
         try:
             from .metrics_triton import READABLE, compare_on_gpu
 
-            if actual.dtype in READABLE and expected.dtype in READABLE or actual.is_complex():
+            if (actual.dtype in READABLE and expected.dtype in READABLE) or actual.is_complex():
                 as_it_lies = actual.device == expected.device and actual.is_contiguous() and expected.is_contiguous()
                 found = Totals()
                 offset = 0
@@ -131,15 +131,13 @@ def _totals(actual: torch.Tensor, expected: torch.Tensor, scale: float = 1.0) ->
     return found
 
 
-def _norms(totals: Totals) -> tuple[float, float, float, float]:
-    """Norms of the difference, of expected and of actual, and the cosine."""
-    difference, expected, actual = map(
-        math.sqrt, (totals.difference, totals.expected_square, totals.actual_square)
-    )
+def _norms(totals: Totals) -> tuple[float, float, float]:
+    """Norms of the difference and of expected, and the cosine."""
+    difference, expected, actual = map(math.sqrt, (totals.difference, totals.expected_square, totals.actual_square))
     norms = expected * actual
     if norms:
-        return difference, expected, actual, totals.dot / norms
-    return difference, expected, actual, 1.0 if expected == actual else 0.0
+        return difference, expected, totals.dot / norms
+    return difference, expected, 1.0 if expected == actual else 0.0
 
 
 def _index(position: int, parts: int, shape: torch.Size) -> tuple[int, ...] | None:

@@ -11,9 +11,8 @@ multiprocessor, which leaves some 30 instructions an element. Hence:
   program's elements anew with `metrics_chunks.compare`;
 * sums in float64 from the first addition. Squares of float32 values cannot overflow there, and the result is the CPU's
   up to the order of additions: relative error below (elements of a program + programs) * 2^-53;
-* tolerances of two bfloat16 tensors in float32. That decides as float64 does: a gap that is near a tolerance is near
-  for a few pairs only, and the tests walk through all of them (for each b the values of a around both bounds). Any other
-  pair is held to ``tolerance + tolerance * |b|`` in float64 with two roundings, as on the CPU, so fusion is off there.
+* tolerances of two bfloat16 tensors in float32. That decides as float64 does: a gap is near a tolerance for a few
+  pairs only, and the tests walk through all of them (for each b the values of a around both bounds). Any other pair is held to ``tolerance + tolerance * |b|`` in float64 with two roundings, as on the CPU, so fusion is off there.
 """
 
 from __future__ import annotations
@@ -42,11 +41,21 @@ class Configuration:
         groups: 16-byte loads of the wider tensor that a lane has under way.
         warps: Warps a program; more than one needs a barrier a tile.
         tiles: Tiles that a program walks through in a large tensor.
+        registers: Most registers a thread may take, so that enough warps are resident to cover the memory's latency.
     """
 
-    groups: int = 4
+    groups: int = 1
     warps: int = 1
-    tiles: int = 64
+    tiles: int = 256
+    registers: int | None = 80
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _again(pointers, inside, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A second read that the compiler may not replace with the first one's result; float64."""
+    if MASKED:
+        return tl.load(pointers, mask=inside, other=0, volatile=True).to(tl.float64)
+    return tl.load(pointers, volatile=True).to(tl.float64)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -77,42 +86,54 @@ def _tile(  # type: ignore[no-untyped-def]
     else:
         a = tl.load(a_ptr + base + offset)
         b = tl.load(b_ptr + base + offset)
+    x = a.to(tl.float64)
+    y = b.to(tl.float64)
+    d = x - y
+    wide_gap = tl.abs(d)
     if NARROW:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
         size = tl.abs(b)
         gap = tl.abs(a - b)
-        strict = gap > tl.fma(size, size * 0 + STRICT, size * 0 + STRICT)
-        loose = gap > tl.fma(size, size * 0 + LOOSE, size * 0 + LOOSE)
-    x = a.to(tl.float64)
-    y = b.to(tl.float64)
-    d = x - y
-    wide_gap = tl.abs(d)
-    wide_size = tl.abs(y)
-    if not NARROW:
-        strict = wide_gap > wide_size * STRICT + STRICT
-        loose = wide_gap > wide_size * LOOSE + LOOSE
+        strict = gap > tl.fma(size, tl.full(size.shape, STRICT, tl.float32), tl.full(size.shape, STRICT, tl.float32))
+        loose = gap > tl.fma(size, tl.full(size.shape, LOOSE, tl.float32), tl.full(size.shape, LOOSE, tl.float32))
+        # The sign of an FMA is exact. A gap that float32 rounds has operands 16 binary digits apart, so its ratio is
+        # about 1 or huge; there the bar is lowered by more than the rounding and ties are looked at again.
+        low = ratio - tl.abs(ratio) * 2.0**-22
+        bar = low.to(tl.float32)
+        exact = ratio.to(tl.float32)
+        unrounded = (exact.to(tl.float64) == ratio) & (ratio < 32768.0) & (tl.abs(ratio - 1.0) > 2.0**-10)
+        bar = tl.where(unrounded, exact, bar)
+        steeper = tl.fma(size, tl.zeros(size.shape, tl.float32) + bar, -gap).to(tl.int32, bitcast=True)
+    else:
+        size = tl.abs(y)
+        strict = wide_gap > size * STRICT + STRICT
+        loose = wide_gap > size * LOOSE + LOOSE
+        # A hair above the best ratio, so that its own ties, whose quotient was rounded down, do not beat it; never 0.
+        bar = ratio * (1 + 2.0**-51) + 5e-324
+        steeper = ((size * bar - wide_gap).to(tl.int64, bitcast=True) >> 32).to(tl.int32)
     squares = tl.sum(tl.sum(d * d, 2), 0)
     expected = tl.sum(tl.sum(y * y, 2), 0)
     actual = tl.sum(tl.sum(x * x, 2), 0)
     dot = tl.sum(tl.sum(x * y, 2), 0)
-    outside_strict = tl.sum(tl.sum(strict.to(tl.int32), 2), 0)
-    outside_loose = tl.sum(tl.sum(loose.to(tl.int32), 2), 0)
+    # As floats, which is exact for a tile: the comparison itself yields the 1.0.
+    outside_strict = tl.sum(tl.sum(tl.where(strict, 1.0, 0.0), 2), 0).to(tl.int32)
+    outside_loose = tl.sum(tl.sum(tl.where(loose, 1.0, 0.0), 2), 0).to(tl.int32)
 
-    # A hair above the best ratio, so that its own ties, whose quotient was rounded down, do not beat it; never 0.
-    bar = ratio * (1 + 2.0**-51) + 5e-324
     higher = ((peak - wide_gap).to(tl.int64, bitcast=True) >> 32).to(tl.int32)
-    steeper = ((wide_size * bar - wide_gap).to(tl.int64, bitcast=True) >> 32).to(tl.int32)
     beaten = higher | tl.where(b == 0, 0, steeper)
     if tl.min(tl.min(tl.min(beaten, 2), 0), 0) < 0:
+        # Read again, from the cache: kept over the branch, the values would not fit in the registers.
         inside = offset < left
+        y = _again(b_ptr + base + offset, inside, MASKED)
+        wide_gap = tl.abs(_again(a_ptr + base + offset, inside, MASKED) - y)
         here = tl.where(inside, wide_gap, -1.0)
         best = tl.max(tl.max(tl.max(here, 2), 0), 0)
         first = tl.min(tl.min(tl.min(tl.where(here == best, offset, 2147483647), 2), 0), 0)
         if best > peak:
             peak = best
             peak_at = base + first
-        there = tl.where(inside & (b != 0), wide_gap / tl.where(b == 0, 1.0, wide_size), -1.0)
+        there = tl.where(inside & (y != 0), wide_gap / tl.where(y == 0, 1.0, tl.abs(y)), -1.0)
         best = tl.max(tl.max(tl.max(there, 2), 0), 0)
         first = tl.min(tl.min(tl.min(tl.where(there == best, offset, 2147483647), 2), 0), 0)
         if best > ratio:
@@ -153,7 +174,7 @@ def _partials(  # type: ignore[no-untyped-def]
     peak_at = start - start - 1
     ratio_at = peak_at
     base = start
-    for _ in range(0, whole):
+    for _ in range(whole):
         s, e, c, d, i, j, peak, peak_at, ratio, ratio_at = _tile(
             a_ptr, b_ptr, base, TILE, peak, peak_at, ratio, ratio_at,
             STRICT, LOOSE, NARROW, False, GROUPS, LANES, VECTOR,
@@ -211,7 +232,8 @@ def _finish(reals_ptr, wholes_ptr, out_ptr, programs, BLOCK: tl.constexpr):  # t
             best = tl.where(value > best, value, best)
         top = tl.max(best, 0)
         tl.store(out_ptr + row, top.to(tl.int64, bitcast=True))
-        tl.store(out_ptr + row + 4, tl.min(tl.where(best == top, at, 9223372036854775807), 0))
+        first = tl.min(tl.where(best == top, at, 9223372036854775807), 0)
+        tl.store(out_ptr + row + 4, tl.where(top < 0, -1, first))
     else:
         count = tl.zeros([BLOCK], dtype=tl.int64)
         for begin in range(0, programs, BLOCK):
@@ -255,6 +277,7 @@ def compare_on_gpu(a: torch.Tensor, b: torch.Tensor, how: Configuration | None =
             LANES=lanes,
             VECTOR=vector,
             num_warps=how.warps,
+            maxnreg=how.registers,
             enable_fp_fusion=narrow,
         )
         _finish[(8,)](reals, wholes, out, programs, BLOCK=_FINISH)
