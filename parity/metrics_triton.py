@@ -12,7 +12,8 @@ multiprocessor, which leaves some 30 instructions an element. Hence:
 * sums in float64 from the first addition. Squares of float32 values cannot overflow there, and the result is the CPU's
   up to the order of additions: relative error below (elements of a program + programs) * 2^-53;
 * tolerances of two bfloat16 tensors in float32. That decides as float64 does: a gap is near a tolerance for a few
-  pairs only, and the tests walk through all of them (for each b the values of a around both bounds). Any other pair is held to ``tolerance + tolerance * |b|`` in float64 with two roundings, as on the CPU, so fusion is off there.
+  pairs only, and the tests walk through all of them (for each b the values of a around both bounds). Any other pair
+  is held to ``tolerance + tolerance * |b|`` in float64 with two roundings, as on the CPU, so fusion is off there.
 """
 
 from __future__ import annotations
