@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-STRICT_TOLERANCE = 1e-4
-"""The old rule: ``torch.testing.assert_close(port, official, atol=1e-4, rtol=1e-4)``."""
+from .metrics_chunks import CHUNKS, LOOSE_TOLERANCE, STRICT_TOLERANCE, Totals, compare, pieces
 
-LOOSE_TOLERANCE = 0.1
-"""What FastVideo's own parity tests allow in bfloat16; shown beside the verdict, it decides nothing."""
+__all__ = ["LOOSE_TOLERANCE", "STRICT_TOLERANCE", "Distance", "distance", "fallback", "relative"]
 
-_CHUNK = 1 << 24
+# Elements that are copied at most where a tensor cannot be read as it lies: 32 MiB for two float64 sides.
+_COPIED = 1 << 21
+# Squares sum to 0 or to infinity beyond these norms; only float64 gets there.
+_TINY, _SHRINK, _GROW = 2.0**-900, 2.0**-600, 2.0**500
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,21 @@ class Distance:
 
     Attributes:
         relative_l2: ``||actual - expected|| / ||expected||``; 0 when both are zero, infinite when only expected is.
-        max_abs: Largest absolute difference.
+            NaN when a NaN is in either or an infinity in expected; infinite when only actual has infinities.
+        max_abs: Largest absolute difference; NaN when a NaN is in either, 0 between equal infinities.
         cosine: Cosine similarity of the flattened tensors; 1 when both are zero.
         strict: Share of elements within atol = rtol = 1e-4 (the old rule holds when it is 1).
         loose: Share within atol = rtol = 0.1 (what ports in bfloat16 are often held to).
-        elements: Number of elements compared.
+        elements: Number of elements compared; a complex number is two.
         non_finite: Elements that are NaN or infinite, as (actual, expected).
+        max_abs_at: Index of the first element with ``max_abs``; None for empty tensors.
+        max_rel: Largest ``|actual - expected| / |expected|`` over elements with expected not 0; NaN and equal
+            infinities as in ``max_abs``; infinite where a finite value meets an infinite one; 0 if there is no such
+            element.
+        max_rel_at: Index of the first element with ``max_rel``; None if there is none.
+        outside_strict: Elements outside the strict tolerance, as `torch.testing.assert_close` decides it: equal
+            infinities are within, a NaN on either side is outside.
+        outside_loose: Elements outside the loose one.
     """
 
     relative_l2: float
@@ -38,48 +47,109 @@ class Distance:
     loose: float
     elements: int
     non_finite: tuple[int, int]
+    max_abs_at: tuple[int, ...] | None
+    max_rel: float
+    max_rel_at: tuple[int, ...] | None
+    outside_strict: int
+    outside_loose: int
 
 
-def _chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(-1)
-    for start in range(0, flat.numel(), _CHUNK):
-        yield flat[start : start + _CHUNK].to(torch.float64)
+class _Fallback:
+    """Why the Triton kernel is not used in this process; empty while it is, or has not been asked."""
+
+    reason = ""
+
+
+def fallback() -> str:
+    """Why tensors on a GPU are compared by torch rather than by the Triton kernel; empty if they are not."""
+    return _Fallback.reason
 
 
 def distance(actual: torch.Tensor, expected: torch.Tensor) -> Distance:
-    """Compare two tensors of one shape and any dtypes; bounded extra memory.
+    """Compare two tensors of one shape and any dtypes, layouts and devices, in one pass and 64 MiB of extra memory.
+
+    On a GPU a Triton kernel does it, where there is Triton and a dtype that it reads; else torch, in chunks, with the
+    same counts and positions and real numbers within 1e-12. The work is done where ``actual`` lies.
 
     Raises:
         ValueError: The shapes differ.
     """
     if actual.shape != expected.shape:
         raise ValueError(f"shapes differ: {tuple(actual.shape)} and {tuple(expected.shape)}")
-    difference = expected_square = actual_square = dot = 0.0
-    max_abs = 0.0
-    within = loosely = elements = bad_actual = bad_expected = 0
-    for a, b in zip(_chunks(actual), _chunks(expected), strict=True):
-        b = b.to(a.device)
-        gap = (a - b).abs()
-        difference += float(gap.square().sum())
-        expected_square += float(b.square().sum())
-        actual_square += float(a.square().sum())
-        dot += float((a * b).sum())
-        max_abs = max(max_abs, float(gap.max()))
-        within += int((gap <= STRICT_TOLERANCE + STRICT_TOLERANCE * b.abs()).sum())
-        loosely += int((gap <= LOOSE_TOLERANCE + LOOSE_TOLERANCE * b.abs()).sum())
-        elements += a.numel()
-        bad_actual += int((~torch.isfinite(a)).sum())
-        bad_expected += int((~torch.isfinite(b)).sum())
-    norms = math.sqrt(expected_square) * math.sqrt(actual_square)
+    totals = _totals(actual, expected)
+    parts = 2 if actual.is_complex() or expected.is_complex() else 1
+    elements = actual.numel() * parts
+    difference, expected_norm, cosine = _norms(totals)
+    if totals.bad_expected and any(map(math.isinf, (expected_norm, difference))):
+        difference = math.nan
+    if not (totals.finite or totals.bad_actual or totals.bad_expected) or (
+        torch.float64 in (actual.dtype, expected.dtype) and totals.max_abs > 0 and totals.expected_square < _TINY
+    ):
+        scale = _GROW if totals.finite else _SHRINK
+        difference, expected_norm, cosine = _norms(_totals(actual, expected, scale))
     return Distance(
-        relative_l2=relative(math.sqrt(difference), math.sqrt(expected_square)),
-        max_abs=max_abs,
-        cosine=dot / norms if norms else (1.0 if actual_square == expected_square else 0.0),
-        strict=within / elements if elements else 0.0,
-        loose=loosely / elements if elements else 0.0,
+        relative_l2=relative(difference, expected_norm),
+        max_abs=totals.max_abs if elements else 0.0,
+        cosine=cosine,
+        strict=(elements - totals.outside_strict) / elements if elements else 0.0,
+        loose=(elements - totals.outside_loose) / elements if elements else 0.0,
         elements=elements,
-        non_finite=(bad_actual, bad_expected),
+        non_finite=(totals.bad_actual, totals.bad_expected),
+        max_abs_at=_index(totals.max_abs_at, parts, actual.shape),
+        max_rel=max(totals.max_rel, 0.0) if totals.max_rel_at >= 0 else 0.0,
+        max_rel_at=_index(totals.max_rel_at, parts, actual.shape),
+        outside_strict=totals.outside_strict,
+        outside_loose=totals.outside_loose,
     )
+
+
+def _totals(actual: torch.Tensor, expected: torch.Tensor, scale: float = 1.0) -> Totals:
+    """Sum up with the kernel where it can be used, else with torch."""
+    on_gpu = actual.is_cuda and scale == 1.0 and not _Fallback.reason
+    if on_gpu:
+        try:
+            from .metrics_triton import READABLE, compare_on_gpu
+
+            if (actual.dtype in READABLE and expected.dtype in READABLE) or actual.is_complex():
+                as_it_lies = actual.device == expected.device and actual.is_contiguous() and expected.is_contiguous()
+                found = Totals()
+                offset = 0
+                for a, b in pieces(actual, expected, actual.numel() * 2 + 1 if as_it_lies else _COPIED):
+                    found.add(compare_on_gpu(a.contiguous(), b.to(a.device).contiguous()), offset)
+                    offset += a.numel()
+                return found
+        except torch.cuda.OutOfMemoryError:
+            raise
+        # Triton needs a C compiler and a supported card; without either torch is right, only slower.
+        except Exception as error:
+            _Fallback.reason = f"{type(error).__name__}: {error}"[:300]
+    found = Totals()
+    offset = 0
+    for a, b in pieces(actual, expected, CHUNKS.get(actual.device.type, CHUNKS["cuda"])):
+        found.add(compare(a, b.to(a.device), scale), offset)
+        offset += a.numel()
+    return found
+
+
+def _norms(totals: Totals) -> tuple[float, float, float]:
+    """Norms of the difference and of expected, and the cosine."""
+    difference, expected, actual = map(math.sqrt, (totals.difference, totals.expected_square, totals.actual_square))
+    norms = expected * actual
+    if norms:
+        return difference, expected, totals.dot / norms
+    return difference, expected, 1.0 if expected == actual else 0.0
+
+
+def _index(position: int, parts: int, shape: torch.Size) -> tuple[int, ...] | None:
+    """The index of flat element ``position``, of which a number has ``parts``."""
+    if position < 0:
+        return None
+    position //= parts
+    index = []
+    for size in reversed(shape):
+        position, place = divmod(position, size)
+        index.append(place)
+    return tuple(reversed(index))
 
 
 def relative(difference: float, norm: float) -> float:

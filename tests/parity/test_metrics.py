@@ -13,7 +13,7 @@ from fastvideo_port.parity.verdict import judge, ratio, worst
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 24])
 def test_it_is_what_numbers_in_float64_say_in_any_chunking(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_CHUNK", chunk)
+    monkeypatch.setitem(metrics.CHUNKS, "cpu", chunk)
     generator = torch.Generator().manual_seed(0)
     b = torch.randn(5, 13, generator=generator)
     a = b + 1e-3 * torch.randn(5, 13, generator=generator)
@@ -58,3 +58,108 @@ def test_nan_never_passes_and_no_verdict_is_no_pass() -> None:
     assert [judge(value, 1, 2) for value in (1.0, 1.5, 2.0, 2.1)] == ["pass", "investigate", "investigate", "fail"]
     assert worst([]) == "inconclusive" and worst(["pass", "inconclusive", "investigate"]) == "inconclusive"
     assert ratio(1e-9, 0.0) < 1, "an exact reference does not turn one rounding into a failure"
+
+
+def test_the_largest_gaps_are_located_and_the_outsiders_counted() -> None:
+    b = torch.ones(2, 3, 4)
+    b[0, 0, 0] = 0
+    a = b.clone()
+    a[1, 2, 3] += 0.5
+    a[0, 1, 2] += 0.5
+    a[1, 0, 0] += 1e-3
+    b[1, 1, 1], a[1, 1, 1] = 1e-6, 1e-5
+    found = distance(a, b)
+    assert (found.max_abs, found.max_abs_at) == (0.5, (0, 1, 2)), "the first of two"
+    assert found.max_rel_at == (1, 1, 1) and found.max_rel == pytest.approx(9, rel=1e-5)
+    assert (found.outside_strict, found.outside_loose) == (3, 2) and found.strict == 21 / 24
+    assert distance(torch.tensor(3.0), torch.tensor(2.0)).max_abs_at == ()
+    zeros = distance(torch.ones(3), torch.zeros(3))
+    assert zeros.max_rel == 0 and zeros.max_rel_at is None
+
+
+def test_infinities_and_nan_are_close_as_assert_close_has_it() -> None:
+    cases = [(math.inf, math.inf), (math.inf, -math.inf), (1.0, math.inf), (math.inf, 1.0), (math.nan, math.nan)]
+    for x, y in cases:
+        a, b = torch.tensor([x, 2.0]), torch.tensor([y, 2.0])
+        try:
+            torch.testing.assert_close(a, b, atol=0.1, rtol=0.1)
+            close = True
+        except AssertionError:
+            close = False
+        assert (distance(a, b).loose == 1) is close, (x, y)
+    equal = distance(torch.tensor([math.inf, 2.0]), torch.tensor([math.inf, 2.0]))
+    assert equal.max_abs == 0 and math.isnan(equal.relative_l2), "an infinite norm hides any error"
+    assert math.isnan(distance(torch.tensor([math.nan, 9.0]), torch.tensor([1.0, 1.0])).max_abs)
+
+
+@pytest.mark.parametrize("size", [1e-170, 1e200])
+def test_squares_beyond_float64_do_not_hide_an_error(size: float) -> None:
+    b = torch.tensor([1.0, 2.0, 2.0], dtype=torch.float64) * size
+    found = distance(b * 1.5, b)
+    assert found.relative_l2 == pytest.approx(0.5) and found.cosine == pytest.approx(1)
+
+
+def test_integers_beyond_float64_differ_by_one() -> None:
+    assert distance(torch.tensor([2**60 + 1]), torch.tensor([2**60])).max_abs == 1
+    assert distance(torch.tensor([2**63 - 1]), torch.tensor([-(2**63)])).max_abs == 2.0**64
+
+
+def test_any_layout_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(metrics.CHUNKS, "cpu", 64)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(6, 7, 8, generator=generator) for _ in range(2))
+    found = distance(a.transpose(0, 2), b.transpose(0, 2).contiguous())
+    plain = distance(a.transpose(0, 2).contiguous(), b.transpose(0, 2).contiguous())
+    assert found.max_abs_at == plain.max_abs_at and found.max_rel_at == plain.max_rel_at
+    assert found.outside_strict == plain.outside_strict and found.relative_l2 == pytest.approx(
+        plain.relative_l2, rel=1e-12
+    )
+    whole, real = torch.complex(a, b), b
+    mixed = distance(whole.mT, real.mT)
+    assert mixed.elements == 672 and mixed.max_abs == pytest.approx(
+        max(float((a - b).abs().max()), float(b.abs().max()))
+    )
+    assert distance(whole.conj(), whole.conj().resolve_conj()).max_abs == 0
+
+
+def test_float32_decides_on_bfloat16_pairs_as_float64_does() -> None:
+    """What the GPU kernel relies on: for every b, the values of a around both bounds of both tolerances."""
+    values = torch.arange(65536, dtype=torch.int32).sub(32768).to(torch.int16).view(torch.bfloat16).float()
+    values = values[values.isfinite()].unique()
+    for tolerance in (1e-4, 0.1):
+        bound = tolerance + tolerance * values.double().abs()
+        single = torch.tensor(tolerance)
+        for side in (-1, 1):
+            place = torch.searchsorted(values.double(), values.double() + side * bound)
+            for step in range(-3, 4):
+                a = values[(place + step).clamp(0, len(values) - 1)]
+                exact = (a.double() - values.double()).abs() > bound
+                # The product of 24 and 8 binary digits is exact in float64, so this rounds as an FMA does.
+                limit = (values.abs().double() * single.double() + single.double()).float()
+                assert torch.equal((a - values).abs() > limit, exact)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("expected", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("actual", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_gpu_says_what_the_cpu_says(actual: torch.dtype, expected: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    b = torch.randn(99, 1013, generator=generator)
+    a = b + 0.05 * torch.randn(99, 1013, generator=generator)
+    b[:, ::9] = 0
+    for broken in (False, True):
+        if broken:
+            a[5, 7], a[50, 7], b[50, 7] = math.nan, math.inf, math.inf
+        x, y = a.to(actual), b.to(expected)
+        for here in (
+            distance(x.cuda(), y.cuda()),
+            distance(x.cuda(), y),
+            distance(x.cuda().mT.contiguous().mT, y.cuda()),
+        ):
+            there = distance(x, y)
+            for name, value in vars(there).items():
+                assert vars(here)[name] == (
+                    pytest.approx(value, rel=1e-12, nan_ok=True) if isinstance(value, float) else value
+                )
+    assert metrics.fallback() == ""

@@ -1,0 +1,161 @@
+"""One comparison of two bfloat16 tensors against the usual ways: `python bench/metrics.py [--device cuda] [--tune]`.
+
+Everything is timed in one run, by CUDA events on a GPU. GB/s counts the bytes of both tensors once; the share is of the
+bandwidth of a device copy (bytes read plus bytes written). First a self-check against float64 on the CPU is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from fastvideo_port.parity.metrics import Distance, distance, fallback
+
+Run = Callable[[], object]
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+def measure(run: Run, device: torch.device, repeats: int) -> float:
+    """Median milliseconds of ``run`` after two warm-up calls."""
+    times = []
+    for turn in range(repeats + 2):
+        if device.type == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
+            begin.record()
+            run()
+            end.record()
+            torch.cuda.synchronize()
+            took = float(begin.elapsed_time(end))
+        else:
+            start = time.perf_counter()
+            run()
+            took = (time.perf_counter() - start) * 1000
+        if turn >= 2:
+            times.append(took)
+    return statistics.median(times)
+
+
+def usual(a: torch.Tensor, b: torch.Tensor) -> list[float]:
+    """What people write, in float32."""
+    x, y = a.float(), b.float()
+    gap = (x - y).abs()
+    return [
+        gap.max().item(),
+        gap.mean().item(),
+        (gap.norm() / y.norm()).item(),
+        torch.nn.functional.cosine_similarity(x.flatten(), y.flatten(), dim=0).item(),
+        torch.isclose(x, y, atol=1e-4, rtol=1e-4).sum().item(),
+        torch.isclose(x, y, atol=0.1, rtol=0.1).sum().item(),
+        x.isnan().sum().item(),
+        y.isnan().sum().item(),
+    ]
+
+
+def same(found: Distance, expected: Distance) -> list[str]:
+    """Fields in which two comparisons differ: counts and positions exactly, real numbers by 1e-12."""
+    differ = []
+    for name, value in vars(expected).items():
+        other = vars(found)[name]
+        if isinstance(value, float):
+            both_nan = math.isnan(value) and math.isnan(other)
+            alike = both_nan or value == other or abs(value - other) <= 1e-12 * max(abs(value), 1e-300)
+            alike = alike or (name == "cosine" and abs(value - other) <= 1e-12)
+        else:
+            alike = value == other
+        if not alike:
+            differ.append(f"{name} {other} for {value}")
+    return differ
+
+
+def self_check(device: torch.device) -> str:
+    """Compare on the device and, in torch on the CPU, in float64."""
+    random = torch.Generator().manual_seed(1)
+    wrong = []
+    cases = 0
+    for (first, second), elements in itertools.product(itertools.product(_DTYPES, _DTYPES), (1, 777, 1 << 18, 3000001)):
+        if elements > 1 << 18 and first != second:
+            continue
+        b = torch.randn(elements, generator=random)
+        a = b + torch.randn(elements, generator=random) * 0.05
+        b[::7] = 0
+        variants = {"plain": (a, b), "huge": (a * 1e4, b * 1e-4), "doubled": (2 * b, b), "unaligned": (a[1:], b[1:])}
+        broken, other = a.clone(), b.clone()
+        broken[elements // 3], broken[elements // 2], other[elements // 2] = math.nan, math.inf, math.inf
+        variants["broken"] = (broken, other)
+        for name, (x, y) in variants.items():
+            x, y = x.to(first), y.to(second)
+            cases += 1
+            differ = same(distance(x.to(device), y.to(device)), distance(x, y))
+            if differ:
+                wrong.append(f"  {first}/{second} {elements} {name}: {'; '.join(differ)}\n")
+    return f"self-check: {cases} cases, {f'MISMATCH in {len(wrong)}' if wrong else 'ok'}\n" + "".join(wrong[:20])
+
+
+def tune(a: torch.Tensor, b: torch.Tensor, write: Callable[[str], object]) -> None:
+    """Time every configuration of the kernel."""
+    from fastvideo_port.parity.metrics_triton import Configuration, compare_on_gpu
+
+    shapes = ((1, 1), (2, 1), (4, 1), (1, 4), (2, 4))
+    write(f"{'groups':>8}{'warps':>8}{'tiles':>8}{'registers':>11}{'ms':>10}\n")
+    for (groups, warps), tiles, registers in itertools.product(shapes, (128, 512), (64, 80, 128, None)):
+        how = Configuration(groups, warps, tiles, registers)
+        try:
+            took = f"{measure(lambda how=how: compare_on_gpu(a, b, how), a.device, 5):10.3f}"  # type: ignore[misc]
+        except Exception as error:  # A configuration that a card refuses is a row, not the end.
+            took = f"  {type(error).__name__}: {error}"[:80]
+        write(f"{groups:8}{warps:8}{tiles:8}{registers or '-':>11}{took}\n")
+
+
+def main() -> None:
+    """Print the self-check and the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--mib", type=int, help="size of one tensor (default 1024 on a GPU, 32 on a CPU)")
+    parser.add_argument("--tune", action="store_true", help="also time each configuration of the kernel")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    on_gpu = device.type == "cuda"
+    elements = (options.mib or (1024 if on_gpu else 32)) << 19
+    random = torch.Generator(device).manual_seed(0)
+    b = torch.empty(elements, dtype=torch.bfloat16, device=device).normal_(generator=random)
+    a = torch.empty_like(b).normal_(generator=random).mul_(0.01).add_(b)
+    write = sys.stdout.write
+    where = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    write(f"two tensors of {elements >> 19} MiB in bfloat16 on {where}, torch {torch.__version__}\n")
+    if on_gpu:
+        write(self_check(device))
+    read = 2 * a.numel() * a.element_size()
+    copy = measure(lambda: a.clone(), device, 10)
+    rows: list[tuple[str, Run, int]] = [
+        ("ours", lambda: distance(a, b), 10 if on_gpu else 3),
+        ("torch.testing.assert_close", lambda: torch.testing.assert_close(a, b, atol=1.0, rtol=1.0), 3),
+        ("usual eager metrics", lambda: usual(a, b), 3),
+    ]
+    write(f"{'':28}{'ms':>10}{'GB/s':>9}{'of copy':>9}{'ratio':>8}{'extra MiB':>11}\n")
+    write(f"{'device copy':28}{copy:10.3f}{read / copy / 1e6:9.0f}{1:9.0%}\n")
+    first = None
+    for name, run, repeats in rows:
+        took = measure(run, device, repeats)
+        first = first or took
+        extra = "n/a"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+            held = torch.cuda.memory_allocated(device)
+            run()
+            extra = f"{(torch.cuda.max_memory_allocated(device) - held) / 2**20:.1f}"
+        write(f"{name:28}{took:10.3f}{read / took / 1e6:9.0f}{copy / took:9.0%}{took / first:8.1f}{extra:>11}\n")
+    if on_gpu:
+        write(f"by {'torch: ' + fallback() if fallback() else 'Triton'}\n")
+        if options.tune:
+            tune(a, b, write)
+
+
+if __name__ == "__main__":
+    main()
