@@ -219,7 +219,14 @@ class Sketcher:
         if rest is None:
             finite = math.isfinite(where)
             value = where if finite else 0.0
-            moments = (value, abs(value), abs(value), value**3 if abs(value) < 1e100 else math.inf, value, value)
+            moments: tuple[float, ...] = (
+                value,
+                abs(value),
+                abs(value),
+                value**3 if abs(value) < 1e100 else math.inf,
+                value,
+                value,
+            )
             return Fingerprint(shape, dtype, device_type, moments, int(not finite), torch.tensor([value]).double())
         if slot is None:
             moments, non_finite, sketch = rest
@@ -235,7 +242,9 @@ def _unpack(row: Doubles, elements: int) -> tuple[tuple[float, ...], int, Double
     """What `sketch_device.DeviceSketcher` left for one tensor."""
     total, absolute, square, cube, non_finite = (float(value) for value in row[WIDTH : WIDTH + 5])
     keys = row[WIDTH + 5 : WIDTH + 7].view(np.int64)
-    low, high = (float(value) for value in np.where(keys < 0, keys ^ np.int64(0x7FFFFFFFFFFFFFFF), keys).view(np.float64))
+    low, high = (
+        float(value) for value in np.where(keys < 0, keys ^ np.int64(0x7FFFFFFFFFFFFFFF), keys).view(np.float64)
+    )
     sketch = in_order(row[:WIDTH], elements) if elements <= WIDTH else row[:WIDTH].copy()
     return (total, absolute, math.sqrt(square), cube, -low, high), int(non_finite), sketch
 

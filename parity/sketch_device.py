@@ -134,7 +134,7 @@ class DeviceSketcher:
         if self.device.type == "cuda":
             pinned = torch.empty((SLAB, ROW), dtype=torch.float64, pin_memory=True) if before is None else before[0]
             pinned.copy_(self.slab, non_blocking=True)
-            event: Any = torch.cuda.Event()
+            event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(self.device))
         else:
             pinned, event = self.slab.clone(), None

@@ -188,7 +188,7 @@ def _wide(ptr, out, lo, hi, lane, edges, inner, whole):  # type: ignore[no-untyp
     low = sums + float("inf")
     high = sums - float("inf")
     broken = lane * 0
-    for turn in range(0, edges + inner):
+    for turn in range(edges + inner):
         # An edge is a block cut at `lo` (0) or at `hi` (1); one that is cut at both belongs to edge 0.
         edge = tl.minimum(pid + turn * step, 1)
         block = tl.where(edge == 0, lo // _BLOCK, hi // _BLOCK).to(tl.int32)
@@ -201,7 +201,7 @@ def _wide(ptr, out, lo, hi, lane, edges, inner, whole):  # type: ignore[no-untyp
         end = tl.where(cut, tl.minimum(hi - at, _BLOCK), 0).to(tl.int32)
         bits = _bits(block, lane >> 1) >> ((lane & 1) * 16).to(tl.uint32)
         spin = _mix(block.to(tl.uint32) ^ _TURN)
-        for index in range(0, _ROWS):  # not unrolled: registers for this rare path are taken from the usual one
+        for index in range(_ROWS):  # not unrolled: registers for this rare path are taken from the usual one
             q = pid * 0 + index
             cubed = ((q + 3) * (q + 3) * (q + 3)).to(tl.uint64)
             factor = ((cubed * 0x9E3779B97F4A7C15) >> 13).to(tl.uint32) | 1
@@ -221,7 +221,15 @@ def _wide(ptr, out, lo, hi, lane, edges, inner, whole):  # type: ignore[no-untyp
             low = tl.minimum(low, tl.where(here, x, float("inf")))
             high = tl.maximum(high, tl.where(here, x, float("-inf")))
     _keep(
-        out, lane, sums, _sum(total), _sum(absolute), _sum(square), _sum(cube), tl.min(low, axis=0), tl.max(high, axis=0)
+        out,
+        lane,
+        sums,
+        _sum(total),
+        _sum(absolute),
+        _sum(square),
+        _sum(cube),
+        tl.min(low, axis=0),
+        tl.max(high, axis=0),
     )
     tl.atomic_add(out + _WIDTH + 4, _sum(broken), sem="relaxed")
 
@@ -262,7 +270,7 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
         else:
             low = tl.full([SIZE], float("inf"), dtype=tl.float32)
             high = tl.full([SIZE], float("-inf"), dtype=tl.float32)
-        for turn in range(0, inner):
+        for turn in range(inner):
             block = whole + pid + turn * step
             start = ptr + (block.to(tl.int64) * _BLOCK - lo)
             if KIND == 3:
@@ -297,7 +305,7 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
 def line_up_kernel(  # type: ignore[no-untyped-def]
     source, target, offset, n, c, plane, of_row, of_column, HEIGHT: tl.constexpr, LENGTH: tl.constexpr
 ):  # fmt: skip
-    """Copy planes of ``n`` rows and ``c`` columns from anywhere to row-major order; the grid is rows, columns, planes."""
+    """Copy planes of ``n`` rows and ``c`` columns to row-major order; the grid is rows, columns, planes."""
     rows = tl.program_id(0).to(tl.int64) * HEIGHT + tl.arange(0, HEIGHT)[:, None]
     columns = tl.program_id(1).to(tl.int64) * LENGTH + tl.arange(0, LENGTH)[None, :]
     z = tl.program_id(2).to(tl.int64)

@@ -182,7 +182,7 @@ class _Recorder:
         self.stack: list[int] = []
         self.modules: list[torch.nn.Module | None] = []
         self.ended = 0
-        self.count = 0
+        self.outside: dict[CodeType, bool] = {}
         self.occurrences: Counter[str] = Counter()
         self.known: dict[int, _Seen] = {}
         self.places: dict[tuple[Any, ...], _Seen] = {}
@@ -190,7 +190,7 @@ class _Recorder:
     def begin(self, module: str, cls: str, values: Any, owner: torch.nn.Module | None = None) -> None:
         occurrence = self.occurrences[module]
         self.occurrences[module] = occurrence + 1
-        call = _Open(module, cls, occurrence, self.stack[-1] if self.stack else -1, _call_site())
+        call = _Open(module, cls, occurrence, self.stack[-1] if self.stack else -1, _call_site(self.outside))
         self.stack.append(len(self.calls))
         self.modules.append(owner)
         self.calls.append(call)
@@ -332,17 +332,14 @@ def _is_norm(module: torch.nn.Module | None) -> bool:
     return module is not None and type(module).__name__.lower().endswith(("layernorm", "rmsnorm"))
 
 
-_OUTSIDE: dict[CodeType, bool] = {}
-
-
-def _call_site() -> _Site:
-    """Code and line of the innermost frame that is neither torch's nor ours."""
+def _call_site(outside_torch: dict[CodeType, bool]) -> _Site:
+    """Code and line of the innermost frame that is neither torch's nor ours; what is learnt of a code is kept."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         code = frame.f_code
-        outside = _OUTSIDE.get(code)
+        outside = outside_torch.get(code)
         if outside is None:
-            outside = _OUTSIDE[code] = not code.co_filename.startswith((_TORCH, _HERE))
+            outside = outside_torch[code] = not code.co_filename.startswith((_TORCH, _HERE))
         if outside:
             return code, frame.f_lineno
         frame = frame.f_back
