@@ -170,7 +170,8 @@ def compare(model: torch.nn.Module, bundle: tuple[torch.Tensor, ...], clock: Clo
         ends = sum(len(call.inputs) + len(call.outputs) for call in result.calls)
         say(
             f"{len(result.calls)} calls, {ends} inputs and outputs, {len(result.tensors)} distinct; "
-            f"{size:.2f} MB on disk; host {host.seconds * 1e3:.1f} ms in {host.calls} hooks ({host.seconds / host.calls * 1e6:.1f} us each)\n"
+            f"{size:.2f} MB on disk; "
+            f"host {host.seconds * 1e3:.1f} ms in {host.calls} hooks ({host.seconds / host.calls * 1e6:.1f} us each)\n"
         )
 
 
