@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import CodeType, FrameType
 
 import torch
 
-TORCH = str(Path(torch.__file__).parent)
+Site = tuple[CodeType | None, int]
+_TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
 
 
-def call_site() -> tuple[str, int, str]:
-    """File, line and function of the innermost frame that is neither torch's nor ours."""
-    frame = sys._getframe(1)
+def call_site(outside_torch: dict[CodeType, bool]) -> Site:
+    """Code and line of the innermost frame that is neither torch's nor ours; what is learnt of a code is kept."""
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith((TORCH, _HERE)):
-            return name, frame.f_lineno, frame.f_code.co_name
-        if frame.f_back is None:
-            break
+        code = frame.f_code
+        outside = outside_torch.get(code)
+        if outside is None:
+            outside = outside_torch[code] = not code.co_filename.startswith((_TORCH, _HERE))
+        if outside:
+            return code, frame.f_lineno
         frame = frame.f_back
-    return "", 0, ""
+    return None, 0

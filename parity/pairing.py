@@ -142,25 +142,27 @@ def _sizes(trace: Trace, tensors: list[tuple[str, int]]) -> list[int]:
 
 
 def _functions_by_order(pairs: dict[str, Pair], port: Trace, official: Trace) -> None:
-    """Traced functions below paired modules, when both sides call equally many."""
+    """Traced functions below paired modules, when both sides call equally many of that name."""
     mine, theirs = _functions_under(port), _functions_under(official)
-    for name in sorted(mine, key=lambda name: -name.count(".")):
+    for name, function in sorted(mine, key=lambda key: -key[0].count(".")):
         pair = pairs.get(name)
         if pair is None:
             continue
-        names, others = mine[name], theirs.get(pair.official, [])
+        names, others = mine[name, function], theirs.get((pair.official, function), [])
         if len(names) == len(others):
             for p, o in zip(names, others, strict=True):
                 pairs.setdefault(p, Pair(p, o, "order"))
 
 
-def _functions_under(trace: Trace) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
+def _functions_under(trace: Trace) -> dict[tuple[str, str], list[str]]:
+    """Traced functions by the modules around them and their own name, in order."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for call in trace.calls:
-        if "::" in call.module:
-            for name in _ancestors(call.module.partition("::")[0]):
-                if call.module not in found[name]:
-                    found[name].append(call.module)
+        module, traced, function = call.module.partition("::")
+        if traced:
+            for name in _ancestors(module):
+                if call.module not in found[name, function]:
+                    found[name, function].append(call.module)
     return found
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 
@@ -36,6 +37,7 @@ _WATCHED: tuple[tuple[Any, tuple[str, ...]], ...] = (
          "register_forward_hook", "register_forward_pre_hook"),
     ),
     (torch.autograd, ("grad",)),
+    (np, ("abs", "array", "bincount", "frombuffer", "isfinite", "save", "load", "take_along_axis", "where")),
     (safetensors.torch, ("save_file", "load_file")),
     (hashlib, ("sha256", "blake2b")),
     (json, ("dumps", "loads")),

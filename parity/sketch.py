@@ -1,9 +1,15 @@
 """A small fingerprint of a tensor from which distances can be estimated later, in another process.
 
-The projection is a CountSketch (Charikar, Chen, Farach-Colton 2002): element ``i`` is added with a pseudo-random sign
-to a pseudo-random one of ``WIDTH`` sums. It is linear, so the sketch of a difference is the difference of the sketches,
-and ``||sketch(a) - sketch(b)||`` estimates ``||a - b||`` with a relative standard deviation of ``1 / sqrt(2 * WIDTH)``
-(1.6 % for 2048) whatever the tensors hold. Up to ``WIDTH`` elements the values are kept and the distance is exact.
+The projection is a CountSketch (Charikar, Chen, Farach-Colton 2002) that can be read at memory speed. The elements, in
+logical order, stand in rows of ``WIDTH``; element ``j`` of row ``r`` is added with a pseudo-random sign to sum
+``j XOR turn(r)``, where ``turn`` is a pseudo-random number of the row. Two elements of one row never meet, two of
+different rows meet with probability ``1 / WIDTH``, and the signs of elements that meet are independent. So
+``||sketch(a) - sketch(b)||^2`` is unbiased for ``||a - b||^2`` and its relative variance is at most ``2 / WIDTH``:
+a distance is right with a relative standard deviation of at most ``1 / sqrt(2 * WIDTH)`` (1.6 % for 2048), whatever the
+tensors hold, and better where the difference fills few rows. It is linear: the sketch of a difference is the difference
+of the sketches. Up to ``WIDTH`` elements the values are kept and the distance is exact.
+
+Everything that is hashed is a 32-bit integer, so that every device, version and interpreter computes the same.
 """
 
 from __future__ import annotations
@@ -11,10 +17,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 WIDTH = 2048
+ROWS = 16
+"""Rows of a block: one hash serves one pair of sums in all of them, a bit for each sign."""
+BLOCK = ROWS * WIDTH
+SALT_SIGN, SALT_TURN = 0x5DEECE66, 0x2545F491
+GOLDEN = 0x9E3779B9
+TURN_SHIFT = 22
+"""A turn is the top ten bits of a product: ten for the pair of sums; which of the two is `odd_turn`."""
+HALVES = (torch.bfloat16, torch.float16)
+_CHUNK = 4
+"""Blocks that the CPU handles at once: a MiB of float64, which stays in the cache."""
+
+Words = npt.NDArray[np.uint32]
+Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -25,7 +47,7 @@ class Fingerprint:
         shape, dtype: Of the tensor; dtype without the ``torch.`` prefix.
         device_type: ``cpu``, ``cuda``, ...
         moments: Order-free statistics in float64: sum, sum of absolute values, L2 norm, sum of cubes, min, max.
-        non_finite: Number of NaN or infinite elements.
+        non_finite: Number of NaN or infinite elements; they count as zero in the rest.
         sketch: float64, ``min(elements, WIDTH)`` numbers in logical (row-major) order of the elements.
     """
 
@@ -47,53 +69,193 @@ class Fingerprint:
         return self.moments[2]
 
 
-def _mix(index: torch.Tensor, salt: int) -> torch.Tensor:
-    """A 64-bit integer hash (the finaliser of SplitMix64), the same on every device and version."""
-    z = index + salt
-    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return z ^ ((z >> 31) & 0x1FFFFFFFF)
+def multiplier(row: int) -> int:
+    """The odd 32-bit number by which row ``row`` (0 to 15) of a block turns; of a cube, so no two rows are in step."""
+    return (((row + 3) * (row + 3) * (row + 3) * 0x9E3779B97F4A7C15) >> 13) & 0xFFFFFFFF | 1
 
 
-@lru_cache(maxsize=32)
-def _plan(elements: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bucket (int64) and sign (float64) of each element."""
-    hashed = _mix(torch.arange(elements, dtype=torch.int64, device=device), 0x5DEECE66D)
-    return (hashed & (WIDTH - 1)), (((hashed >> 40) & 1) * 2 - 1).to(torch.float64)
+def odd_turn(row: int) -> int:
+    """The lowest bit of a row's turn: the Thue-Morse sequence, balanced in every power-of-two step."""
+    return (row ^ (row >> 1) ^ (row >> 2) ^ (row >> 3)) & 1
 
 
-def fingerprint(tensor: torch.Tensor) -> Fingerprint:
-    """Fingerprint a tensor of any dtype; a complex one is seen as pairs of real numbers."""
+def _mix(x: Words) -> Words:
+    """A 32-bit integer hash (lowbias32 of C. Wellons)."""
+    x = x ^ (x >> np.uint32(16))
+    x = x * np.uint32(0x7FEB352D)
+    x = x ^ (x >> np.uint32(15))
+    x = x * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+def _places(first: int, count: int) -> npt.NDArray[np.int64]:
+    """For the elements of ``count`` blocks: the sum that each goes to, plus ``WIDTH`` if its sign is minus."""
+    blocks = np.arange(first, first + count, dtype=np.uint32)
+    lanes = np.arange(WIDTH // 2, dtype=np.uint32)
+    bits = _mix(_mix(blocks ^ np.uint32(SALT_SIGN))[:, None] + lanes * np.uint32(GOLDEN))
+    rows = np.arange(ROWS, dtype=np.uint32)
+    # The sign of a row's element that goes to sum k: bit `row` (k even) or `row + 16` (k odd) of the pair's hash.
+    minus = np.stack([bits[:, None] >> rows[:, None], bits[:, None] >> (rows[:, None] + np.uint32(16))], axis=-1)
+    minus = (minus & np.uint32(1)).reshape(count, ROWS, WIDTH)
+    factors = np.array([multiplier(row) for row in range(ROWS)], dtype=np.uint32)
+    turns = (_mix(blocks ^ np.uint32(SALT_TURN))[:, None] * factors) >> np.uint32(TURN_SHIFT)
+    turns = turns * np.uint32(2) + np.array([odd_turn(row) for row in range(ROWS)], dtype=np.uint32)
+    sums = np.arange(WIDTH, dtype=np.int64) ^ turns[..., None].astype(np.int64)
+    return (sums + WIDTH * np.take_along_axis(minus, sums, axis=-1).astype(np.int64)).reshape(-1)
+
+
+@lru_cache(maxsize=48)
+def _plan(chunk: int) -> npt.NDArray[np.int64]:
+    return _places(chunk * _CHUNK, _CHUNK)
+
+
+def in_order(sums: Doubles, elements: int) -> Doubles:
+    """The values themselves, from the sums of a tensor of at most ``WIDTH`` elements: one row, where none meet."""
+    place = _plan(0)[:elements]
+    return np.where(place >= WIDTH, -1.0, 1.0) * sums[place % WIDTH]
+
+
+def fingerprint(tensor: torch.Tensor, *, narrow: bool = False) -> Fingerprint:
+    """Fingerprint a tensor of any dtype; a complex one is seen as pairs of real numbers.
+
+    Args:
+        tensor: Of any strides; only the logical order of the elements counts.
+        narrow: Round the sketch to float32, as is done for half precision anyway: half the space on disk, enough where
+            the values themselves carry fewer digits.
+    """
+    sketcher = Sketcher(narrow=narrow)
+    sketcher.add(tensor)
+    return sketcher.finish()[0]
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers in a dtype that both numpy and the kernels read."""
     values = tensor.detach()
     if values.is_complex():
-        values = torch.view_as_real(values)
-    flat = values.reshape(-1).to(torch.float64)
-    finite = torch.isfinite(flat)
-    non_finite = int(flat.numel() - int(finite.sum()))
-    if non_finite:
-        flat = torch.where(finite, flat, torch.zeros_like(flat))
-    if flat.numel() == 0:
-        moments: tuple[float, ...] = (0.0,) * 6
-    else:
-        stats = torch.stack(
-            (flat.sum(), flat.abs().sum(), flat.norm(), (flat * flat * flat).sum(), flat.min(), flat.max())
-        )
-        moments = tuple(stats.tolist())
-    return Fingerprint(
-        shape=tuple(tensor.shape),
-        dtype=str(tensor.dtype).removeprefix("torch."),
-        device_type=tensor.device.type,
-        moments=moments,
-        non_finite=non_finite,
-        sketch=_project(flat),
+        values = torch.view_as_real(values.resolve_conj())
+    if values.is_floating_point():
+        return values.float() if values.element_size() == 1 else values
+    return values.to(torch.float64) if "uint" in str(values.dtype) and values.dtype != torch.uint8 else values
+
+
+def _on_cpu(values: torch.Tensor) -> tuple[tuple[float, ...], int, Doubles]:
+    """Moments, non-finite elements and sketch, a chunk at a time."""
+    flat = values.reshape(-1)
+    elements = flat.numel()
+    small = elements <= WIDTH
+    sums = np.zeros(2 * WIDTH)
+    total = absolute = square = cube = 0.0
+    low, high, non_finite = math.inf, -math.inf, 0
+    for number, start in enumerate(range(0, elements, _CHUNK * BLOCK)):
+        x = flat[start : start + _CHUNK * BLOCK].to("cpu", torch.float64).numpy()
+        size = float(np.abs(x).sum())
+        if not math.isfinite(size):
+            finite = np.isfinite(x)
+            non_finite += int(x.size - finite.sum())
+            x = np.where(finite, x, 0.0)
+            size = float(np.abs(x).sum())
+        squares = x * x
+        total, absolute = total + float(x.sum()), absolute + size
+        square, cube = square + float(squares.sum()), cube + float((squares * x).sum())
+        low, high = min(low, float(x.min())), max(high, float(x.max()))
+        if small:
+            sums = np.array(x)
+        else:
+            sums += np.bincount(_plan(number)[: x.size], weights=x, minlength=2 * WIDTH)
+    if not elements:
+        return (0.0,) * 6, 0, np.zeros(0)
+    moments = (total, absolute, math.sqrt(square), cube, low, high)
+    return moments, non_finite, sums if small else sums[:WIDTH] - sums[WIDTH:]
+
+
+class Sketcher:
+    """Fingerprints of many tensors, in the order in which they are added.
+
+    On a CUDA device with Triton nothing waits: the fingerprints are made where the tensors lie, behind the work that is
+    queued there, and read at the end.
+    """
+
+    def __init__(self, *, narrow: bool = False) -> None:
+        """Prepare.
+
+        Args:
+            narrow: As in `fingerprint`, for all tensors.
+        """
+        self.narrow = narrow
+        self._rows: list[tuple[Any, ...]] = []
+        self._devices: dict[torch.device, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add_number(self, value: float) -> int:
+        """Add a Python number, seen as a 0-d float64 tensor. Returns its index."""
+        self._rows.append(((), "float64", "cpu", value, None, None))
+        return len(self._rows) - 1
+
+    def add(self, tensor: torch.Tensor) -> int:
+        """Fingerprint what the tensor holds now. Returns its index."""
+        values: Any = tensor
+        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+            values = plain(tensor)
+        device = tensor.device
+        if device.type == "cuda" and values.numel():
+            if device not in self._devices:
+                self._devices[device] = _device_sketcher(device, self.narrow)
+            if self._devices[device] is not None:
+                slot = self._devices[device].add(values.detach())
+                self._rows.append((tensor.shape, tensor.dtype, "cuda", device, slot, values.numel()))
+                return len(self._rows) - 1
+        self._rows.append((tensor.shape, tensor.dtype, device.type, None, None, _on_cpu(values.detach())))
+        return len(self._rows) - 1
+
+    def finish(self) -> list[Fingerprint]:
+        """All fingerprints; waits for the devices."""
+        done = {device: sketcher.finish() for device, sketcher in self._devices.items() if sketcher is not None}
+        return [self._one(row, done) for row in self._rows]
+
+    def _one(self, row: tuple[Any, ...], done: dict[torch.device, list[Doubles]]) -> Fingerprint:
+        shape, dtype, device_type, where, slot, rest = row
+        if rest is None:
+            finite = math.isfinite(where)
+            value = where if finite else 0.0
+            moments: tuple[float, ...] = (
+                value,
+                abs(value),
+                abs(value),
+                value**3 if abs(value) < 1e100 else math.inf,
+                value,
+                value,
+            )
+            return Fingerprint(shape, dtype, device_type, moments, int(not finite), torch.tensor([value]).double())
+        if slot is None:
+            moments, non_finite, sketch = rest
+        else:
+            moments, non_finite, sketch = _unpack(done[where][slot], rest)
+        if self.narrow or dtype in HALVES:
+            sketch = sketch.astype(np.float32).astype(np.float64)
+        name = str(dtype).removeprefix("torch.")
+        return Fingerprint(tuple(shape), name, device_type, moments, non_finite, torch.from_numpy(sketch))
+
+
+def _unpack(row: Doubles, elements: int) -> tuple[tuple[float, ...], int, Doubles]:
+    """What `sketch_device.DeviceSketcher` left for one tensor."""
+    total, absolute, square, cube, non_finite = (float(value) for value in row[WIDTH : WIDTH + 5])
+    keys = row[WIDTH + 5 : WIDTH + 7].view(np.int64)
+    low, high = (
+        float(value) for value in np.where(keys < 0, keys ^ np.int64(0x7FFFFFFFFFFFFFFF), keys).view(np.float64)
     )
+    sketch = in_order(row[:WIDTH], elements) if elements <= WIDTH else row[:WIDTH].copy()
+    return (total, absolute, math.sqrt(square), cube, -low, high), int(non_finite), sketch
 
 
-def _project(flat: torch.Tensor) -> torch.Tensor:
-    if flat.numel() <= WIDTH:
-        return flat.clone().cpu()
-    bucket, sign = _plan(flat.numel(), str(flat.device))
-    return torch.zeros(WIDTH, dtype=torch.float64, device=flat.device).index_add_(0, bucket, flat * sign).cpu()
+def _device_sketcher(device: torch.device, narrow: bool) -> Any:
+    """The sketcher of a CUDA device; none without Triton, where tensors are fetched instead."""
+    try:
+        from .sketch_device import DeviceSketcher
+    except ImportError:
+        return None
+    return DeviceSketcher(device, narrow=narrow)
 
 
 def sketch_distance(a: Fingerprint, b: Fingerprint) -> float:

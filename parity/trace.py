@@ -11,18 +11,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from .callsite import call_site
+from .callsite import Site, call_site
 from .leaves import leaves
-from .sketch import Fingerprint, fingerprint
+from .sketch import HALVES, Fingerprint, Sketcher
 
-BOUNDARIES = frozenset({"scaled_dot_product_attention"})
-"""Functions that are traced like modules: attention is where code leaves the module tree."""
+_NORMS = frozenset({"layer_norm", "rms_norm"})
+BOUNDARIES = _NORMS | {"scaled_dot_product_attention"}
+"""Functions that are traced like modules, where code leaves the module tree; a norm only outside a norm module."""
+
+_Seen = tuple["weakref.ref[torch.Tensor]", int, int]
+"""A tensor, how often it had been written then, and its index."""
 
 PRECISION_SENSITIVE = frozenset(
     {
@@ -91,9 +97,10 @@ class Trace:
     operations: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write ``path.json`` and ``path.npy``."""
-        sketches = [tensor.sketch.numpy() for tensor in self.tensors]
-        np.save(path.with_suffix(".npy"), np.concatenate(sketches) if sketches else np.zeros(0))
+        """Write ``path.json`` and ``path.npy``; a sketch that float32 holds without loss takes half the space."""
+        sketches = [_packed(tensor.sketch.numpy()) for tensor in self.tensors]
+        joined = b"".join(sketch.tobytes() for sketch in sketches)
+        np.save(path.with_suffix(".npy"), np.frombuffer(joined, dtype=np.uint8))
         table = [
             {
                 "shape": tensor.shape,
@@ -102,8 +109,9 @@ class Trace:
                 "moments": tensor.moments,
                 "non_finite": tensor.non_finite,
                 "length": tensor.sketch.numel(),
+                "bytes": sketch.nbytes,
             }
-            for tensor in self.tensors
+            for tensor, sketch in zip(self.tensors, sketches, strict=True)
         ]
         document = {
             "calls": [asdict(call) for call in self.calls],
@@ -117,13 +125,15 @@ class Trace:
     def load(cls, path: Path) -> Trace:
         """Read what `save` wrote."""
         document = json.loads(path.with_suffix(".json").read_text())
-        sketches = torch.from_numpy(np.load(path.with_suffix(".npy")))
+        sketches = np.load(path.with_suffix(".npy")).tobytes()
         tensors, start = [], 0
         for row in document["tensors"]:
-            length = row.pop("length")
+            length, size = row.pop("length"), row.pop("bytes")
+            kind = np.float32 if size < 8 * length else np.float64
+            sketch = np.frombuffer(sketches, dtype=kind, count=length, offset=start).astype(np.float64)
             row["shape"], row["moments"] = tuple(row["shape"]), tuple(row["moments"])
-            tensors.append(Fingerprint(**row, sketch=sketches[start : start + length]))
-            start += length
+            tensors.append(Fingerprint(**row, sketch=torch.from_numpy(sketch)))
+            start += size
         calls = []
         for row in document["calls"]:
             for key in ("inputs", "outputs"):
@@ -141,72 +151,157 @@ class Trace:
         return [i for i, call in enumerate(self.calls) if call.parent == index]
 
 
-class _Recorder:
-    def __init__(self, trace: Trace, sketches: bool) -> None:
-        self.trace = trace
-        self.sketches = sketches
-        self.stack: list[int] = []
-        self.handled: list[BaseException | None] = []
-        self.ended = 0
-        self.occurrences: Counter[str] = Counter()
-        self.known: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
+def _packed(sketch: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    narrow = sketch.astype(np.float32) if not np.abs(sketch).max(initial=0.0) > 3e38 else sketch
+    return narrow if np.array_equal(narrow, sketch) else sketch
 
-    def begin(self, module: str, cls: str, values: Any) -> None:
-        file, line, function = call_site()
-        call = Call(module, cls, self.occurrences[module], self.stack[-1] if self.stack else -1, file, line, function)
-        self.occurrences[module] += 1
-        self.trace.calls.append(call)
-        self.stack.append(len(self.trace.calls) - 1)
-        self.handled.append(sys.exc_info()[1])
+
+class _Open:
+    """A call as it is noted while the model runs; `_Recorder.finish` makes a `Call` of it."""
+
+    __slots__ = ("cls", "ended", "handled", "inputs", "module", "occurrence", "outputs", "parent", "site")
+
+    def __init__(self, module: str, cls: str, occurrence: int, parent: int, site: Site) -> None:
+        self.module, self.cls, self.occurrence, self.parent, self.site = module, cls, occurrence, parent, site
+        self.handled = sys.exc_info()[1]
+        self.inputs: list[tuple[str, int]] = []
+        self.outputs: list[tuple[str, int]] = []
+        self.ended = -1
+
+
+class _Recorder:
+    """Notes calls and tensors in as few steps as it can: a forward makes thousands of them."""
+
+    def __init__(self, trace: Trace, sketches: bool, narrow: bool) -> None:
+        self.trace = trace
+        self.sketcher = Sketcher(narrow=narrow) if sketches else None
+        self.calls: list[_Open] = []
+        self.stack: list[int] = []
+        self.modules: list[torch.nn.Module | None] = []
+        self.ended = 0
+        self.outside: dict[CodeType, bool] = {}
+        self.occurrences: Counter[str] = Counter()
+        self.known: dict[int, _Seen] = {}
+        self.places: dict[tuple[Any, ...], _Seen] = {}
+
+    def begin(self, module: str, cls: str, values: Any, owner: torch.nn.Module | None = None) -> None:
+        occurrence = self.occurrences[module]
+        self.occurrences[module] = occurrence + 1
+        call = _Open(module, cls, occurrence, self.stack[-1] if self.stack else -1, call_site(self.outside))
+        self.stack.append(len(self.calls))
+        self.modules.append(owner)
+        self.calls.append(call)
         call.inputs = self.record(values)
 
     def end(self, output: Any) -> None:
-        call = self.trace.calls[self.stack.pop()]
-        if sys.exc_info()[1] is not self.handled.pop():
+        self.modules.pop()
+        call = self.calls[self.stack.pop()]
+        if sys.exc_info()[1] is not call.handled:
             return  # it raised, and its caller may go on: such a call has no end
+        call.handled = None
         call.outputs = self.record(output)
         call.ended = self.ended
         self.ended += 1
 
     def record(self, values: Any) -> list[tuple[str, int]]:
+        if isinstance(values, torch.Tensor):
+            return [("", self.tensor(values))] if values.device.type != "meta" else []
+        if type(values) is tuple:
+            found = []
+            for index, value in enumerate(values):
+                if isinstance(value, torch.Tensor):
+                    if value.device.type != "meta":
+                        found.append((f"[{index}]", self.tensor(value)))
+                elif isinstance(value, (bool, int, float)):
+                    found.append((f"[{index}]", self.number(float(value))))
+                elif value is not None:
+                    found += [
+                        (f"[{index}]{'.' if name and name[0] != '[' else ''}{name}", place)
+                        for name, place in self.record(value)
+                    ]
+            return found
         return [(name, self.tensor(tensor)) for name, tensor in leaves(values) if tensor.device.type != "meta"]
 
+    def number(self, value: float) -> int:
+        if self.sketcher is not None:
+            return self.sketcher.add_number(value)
+        return self._shape_only((), "float64", "cpu")
+
     def tensor(self, tensor: torch.Tensor) -> int:
-        """Fingerprint a tensor once: a module's input is recognised as the output that it came from."""
+        """Fingerprint a tensor once: a module's input is recognised as the output that it came from.
+
+        So is another view of the same memory, if it is laid out alike: the one that was seen still lives, so its memory
+        was not given to something else, and neither has been written since.
+        """
         try:
             version = tensor._version
         except RuntimeError:  # inference tensors do not count their changes
-            version = -1
+            return self._new(tensor)
         seen = self.known.get(id(tensor))
-        if seen is not None and version >= 0 and seen[0]() is tensor and seen[1] == version:
+        if seen is not None and seen[1] == version and seen[0]() is tensor:
             return seen[2]
-        if self.sketches:
-            print_ = fingerprint(tensor)
-        else:
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            print_ = Fingerprint(tuple(tensor.shape), dtype, tensor.device.type, (0.0,) * 6, 0, torch.zeros(0))
-        self.trace.tensors.append(print_)
-        index = len(self.trace.tensors) - 1
-        self.known[id(tensor)] = (weakref.ref(tensor), version, index)
+        try:
+            place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        except RuntimeError:  # no storage of its own
+            return self._new(tensor)
+        alias = self.places.get(place)
+        if alias is not None and alias[1] == version:
+            original = alias[0]()
+            if original is not None and original._version == version and _same_bits(original, tensor):
+                self.known[id(tensor)] = (weakref.ref(tensor), version, alias[2])
+                return alias[2]
+        index = self._new(tensor)
+        self.known[id(tensor)] = self.places[place] = (weakref.ref(tensor), version, index)
         return index
+
+    def _new(self, tensor: torch.Tensor) -> int:
+        if self.sketcher is not None:
+            return self.sketcher.add(tensor)
+        return self._shape_only(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), tensor.device.type)
+
+    def _shape_only(self, shape: tuple[int, ...], dtype: str, device_type: str) -> int:
+        self.trace.tensors.append(Fingerprint(shape, dtype, device_type, (0.0,) * 6, 0, torch.zeros(0)))
+        return len(self.trace.tensors) - 1
+
+    def finish(self) -> None:
+        """Fill the trace."""
+        if self.sketcher is not None:
+            self.trace.tensors.extend(self.sketcher.finish())
+        for c in self.calls:
+            code, line = c.site
+            file, function = (code.co_filename, code.co_name) if code is not None else ("", "")
+            self.trace.calls.append(
+                Call(c.module, c.cls, c.occurrence, c.parent, file, line, function, c.inputs, c.outputs, c.ended)
+            )
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors of one memory also read it alike: a conjugate or negated view does not."""
+    return a.numel() > 0 and a.is_conj() == b.is_conj() and a.is_neg() == b.is_neg()
 
 
 class _Functions(TorchFunctionMode):
-    """Sees functions that are not modules: attention as a boundary, norms and the like for their dtype."""
+    """Sees functions that are not modules: attention and norms as boundaries, others for their dtype."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
         self.recorder = recorder
+        self.names: dict[Any, str] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if name not in PRECISION_SENSITIVE:
-            return func(*args, **kwargs)
+        name = self.names.get(func)
+        if name is None:
+            name = getattr(func, "__name__", "")
+            name = self.names[func] = name if name in PRECISION_SENSITIVE else ""
+        if not name:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        return self._watched(func, name, args, kwargs or {})
+
+    def _watched(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         recorder = self.recorder
-        where = recorder.trace.calls[recorder.stack[-1]].module if recorder.stack else ""
+        where = recorder.calls[recorder.stack[-1]].module if recorder.stack else ""
         tensor = next((value for value in args if isinstance(value, torch.Tensor)), None)
         if tensor is None:
             tensor = next((value for value in kwargs.values() if isinstance(value, torch.Tensor)), None)
@@ -216,9 +311,10 @@ class _Functions(TorchFunctionMode):
             dtype = str(asked).removeprefix("torch.")
             if dtype not in seen:
                 seen.append(dtype)
-        if name not in BOUNDARIES:
+        owner = recorder.modules[-1] if recorder.modules else None
+        if name not in BOUNDARIES or (name in _NORMS and _is_norm(owner)):
             return func(*args, **kwargs)
-        recorder.begin(f"{where}::{name}", resolve_name(func) or name, (args, kwargs))
+        recorder.begin(f"{where}::{name}", resolve_name(func) or name, (args, kwargs), owner)
         try:
             output = func(*args, **kwargs)
         except BaseException:
@@ -226,6 +322,11 @@ class _Functions(TorchFunctionMode):
             raise
         recorder.end(output)
         return output
+
+
+def _is_norm(module: torch.nn.Module | None) -> bool:
+    """Whether a module is a norm itself, so that a functional norm in it is no boundary of its own."""
+    return module is not None and type(module).__name__.lower().endswith(("layernorm", "rmsnorm"))
 
 
 def locate(module: torch.nn.Module) -> ModuleInfo:
@@ -246,26 +347,35 @@ def locate(module: torch.nn.Module) -> ModuleInfo:
 
 @contextmanager
 def tracing(model: torch.nn.Module, *, sketches: bool = True) -> Iterator[Trace]:
-    """Trace every module call of ``model`` inside the block.
+    """Trace every module call of ``model`` inside the block; the trace is filled when the block ends.
+
+    Nothing waits for a device before that, and nothing of a tensor is kept but its fingerprint. Where the model holds
+    parameters in half precision, sketches are rounded to float32 throughout: its values carry no more digits.
 
     Args:
         model: The model; its hooks are removed at the end.
         sketches: Fingerprint the values; otherwise only shapes and dtypes are kept.
     """
     trace = Trace()
-    recorder = _Recorder(trace, sketches)
+    narrow = any(parameter.dtype in HALVES for parameter in model.parameters())
+    recorder = _Recorder(trace, sketches, narrow)
     handles = []
+    places: dict[type, ModuleInfo] = {}
 
     def watch(name: str, module: torch.nn.Module) -> None:
+        cls = type(module).__name__
+
         def before(_: torch.nn.Module, args: Any, kwargs: Any) -> None:
-            recorder.begin(name, type(module).__name__, (*args, kwargs) if kwargs else args)
+            recorder.begin(name, cls, (*args, kwargs) if kwargs else args, module)
 
         def after(_: torch.nn.Module, __: Any, ___: Any, output: Any) -> None:
             recorder.end(output)
 
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
-        trace.modules[name] = locate(module)
+        if type(module) not in places:
+            places[type(module)] = locate(module)
+        trace.modules[name] = places[type(module)]
 
     for name, module in model.named_modules():
         watch(name, module)
@@ -275,3 +385,4 @@ def tracing(model: torch.nn.Module, *, sketches: bool = True) -> Iterator[Trace]
     finally:
         for handle in handles:
             handle.remove()
+        recorder.finish()

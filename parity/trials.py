@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any
 
 import torch
@@ -62,6 +63,7 @@ class _Ops(TorchFunctionMode):
         self.trial = trial
         self.found = found
         self.number = 0
+        self.outside: dict[CodeType, bool] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -75,7 +77,8 @@ class _Ops(TorchFunctionMode):
             return self.trial.variant.change(func, args, kwargs)
         result = func(*args, **kwargs)
         if self.found is not None:
-            file, line, _ = call_site()
+            code, line = call_site(self.outside)
+            file = code.co_filename if code is not None else ""
             for variant in variants(func, args, kwargs, result):
                 self.found.append(_Trial(f"{op_name(func)}: {variant.words}", frozenset({number}), variant, file, line))
         return result

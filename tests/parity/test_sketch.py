@@ -11,6 +11,8 @@ from fastvideo_port.parity.sketch import WIDTH, fingerprint, same_values_in_any_
 SIGMA = 1 / math.sqrt(2 * WIDTH)
 """The stated relative standard deviation of an estimated distance."""
 N = 96 * 1024
+_FIRST = torch.eye(1, WIDTH).repeat(1, 40)
+"""Ones in column 0 of 40 rows."""
 
 
 def _noise(seed: int, *shape: int) -> torch.Tensor:
@@ -21,6 +23,35 @@ def _one_channel(seed: int) -> torch.Tensor:
     gap = torch.zeros(N // 64, 64, dtype=torch.float64)
     gap[:, seed % 64] = _noise(seed, N // 64)
     return gap.reshape(-1)
+
+
+def _one_channel_of_2048(seed: int) -> torch.Tensor:
+    gap = torch.zeros(N * 8 // 2048, 2048, dtype=torch.float64)
+    gap[:, seed] = _noise(seed, N * 8 // 2048)
+    return gap.reshape(-1)[: N * 8]
+
+
+def _one_token(seed: int) -> torch.Tensor:
+    gap = torch.zeros(N // 1536, 1536, dtype=torch.float64)
+    gap[seed] = _noise(seed, 1536)
+    return gap.reshape(-1)
+
+
+def _one_head(seed: int) -> torch.Tensor:
+    gap = torch.zeros(N // 1536, 12, 128, dtype=torch.float64)
+    gap[:, seed % 12] = _noise(seed, N // 1536, 128)
+    return gap.reshape(-1)
+
+
+def _one_channel_of_1536(seed: int) -> torch.Tensor:
+    gap = torch.zeros(N * 8 // 1536, 1536, dtype=torch.float64)
+    gap[:, 7 * seed] = _noise(seed, N * 8 // 1536)
+    return gap.reshape(-1)
+
+
+def _permuted(seed: int) -> torch.Tensor:
+    base = _noise(100, N)
+    return base[torch.randperm(N, generator=torch.Generator().manual_seed(seed))] - base
 
 
 def _sparse(seed: int) -> torch.Tensor:
@@ -42,6 +73,11 @@ def _row(seed: int) -> torch.Tensor:
 GAPS = {
     "noise": lambda seed: _noise(seed, N),
     "one channel": _one_channel,
+    "one channel of 1536": _one_channel_of_1536,
+    "one channel of 2048": _one_channel_of_2048,
+    "one token": _one_token,
+    "one head": _one_head,
+    "permuted": _permuted,
     "sparse": _sparse,
     "constant": lambda seed: torch.full((N,), 1.0 + seed, dtype=torch.float64),
     "heavy tails": _heavy,
@@ -53,9 +89,9 @@ GAPS = {
 @pytest.mark.parametrize("kind", GAPS)
 def test_the_stated_error_bound_holds(kind: str) -> None:
     """Project: a distance from sketches is right within five of its stated standard deviations (8 per cent)."""
-    base = _noise(100, N)
     for seed in range(8):
         gap = GAPS[kind](seed)
+        base = _noise(100, gap.numel())
         true = float(gap.norm() / base.norm())
         found = sketch_distance(fingerprint(base + gap), fingerprint(base))
         assert abs(found / true - 1) < 5 * SIGMA, (seed, found, true)
@@ -83,7 +119,7 @@ def test_it_is_linear_and_does_not_depend_on_layout_or_dtype() -> None:
     assert torch.equal(fingerprint(a).sketch, fingerprint(a.t().contiguous().t()).sketch), "strides do not count"
     assert torch.equal(fingerprint(a).sketch, fingerprint(a.reshape(8, 1000)).sketch), "shape does not count"
     half = a.bfloat16()
-    assert torch.equal(fingerprint(half).sketch, fingerprint(half.float()).sketch)
+    torch.testing.assert_close(fingerprint(half).sketch, fingerprint(half.float()).sketch, rtol=1e-6, atol=1e-6)
     assert torch.equal(fingerprint(a).sketch, fingerprint(a).sketch), "nothing random between calls"
 
 
@@ -117,3 +153,31 @@ def test_a_permutation_is_recognised_and_only_a_permutation() -> None:
     for name, other in others.items():
         assert not same_values_in_any_order(fingerprint(other), prints, 1e-9), name
     assert not same_values_in_any_order(fingerprint(a[:1]), prints, 1e-9)
+
+
+def test_a_sum_is_what_the_definition_says() -> None:
+    """Project: the CPU's plan against the two sentences of the module text, one element at a time."""
+    for element in (0, 1, 2047, 2048, 40000, 65535, 1000003):
+        one = torch.zeros(1 << 20, dtype=torch.float64)
+        one[element] = 3.0
+        sums = fingerprint(one).sketch
+        assert sums.count_nonzero() == 1 and float(sums.abs().max()) == 3.0
+    rows = [int(fingerprint(row).sketch.abs().argmax()) for row in torch.eye(40).repeat_interleave(WIDTH, 1) * _FIRST]
+    assert len(set(rows)) > 30, "column 0 goes to another sum in another row"
+
+
+def test_narrow_sketches_are_float32_numbers() -> None:
+    sums = fingerprint(_noise(1, 9000), narrow=True).sketch
+    assert torch.equal(sums, sums.float().double()) and not torch.equal(sums, fingerprint(_noise(1, 9000)).sketch)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_gpu_computes_the_same() -> None:
+    random = torch.Generator().manual_seed(5)
+    for shape, dtype in (((70001,), torch.float64), ((9, 5000), torch.float32), ((300, 777), torch.bfloat16)):
+        values = torch.randn(shape, generator=random).to(dtype)
+        for tensor in (values, values.t() if values.ndim == 2 else values[1:]):
+            want, got = fingerprint(tensor), fingerprint(tensor.cuda())
+            assert sketch_distance(got, want) < (1e-6 if dtype == torch.bfloat16 else 1e-12)
+            assert got.moments[4:] == want.moments[4:]

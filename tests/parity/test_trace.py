@@ -89,6 +89,56 @@ def test_an_input_is_known_as_the_output_it_came_from_unless_it_was_changed() ->
     assert changed.calls[2].inputs[0][1] != changed.calls[1].outputs[0][1]
 
 
+def test_another_view_of_the_same_numbers_is_known_and_one_of_others_is_not() -> None:
+    """Project: squeeze of nothing is the same tensor; a transposed view, or memory used again, is not."""
+
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three, self.four = (nn.Identity() for _ in range(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.one(x + 1)
+            self.two(y.squeeze(0))
+            self.three(y.t())
+            y.view(-1)[0] = 9
+            return self.four(y.squeeze(0))
+
+    model = Viewing()
+    with torch.no_grad(), tracing(model) as trace:
+        model(torch.randn(4, 4))
+    one, two, three, four = (call.inputs[0][1] for call in trace.calls[1:])
+    assert one == two and len({one, three, four}) == 3
+
+
+def test_a_norm_is_a_boundary_only_where_no_norm_module_is() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.layer_norm(self.norm(x), (4,))
+
+    model = Bare()
+    with torch.no_grad(), tracing(model) as trace:
+        model(torch.randn(2, 4))
+    assert [call.module for call in trace.calls] == ["", "norm", "::layer_norm"]
+
+
+def test_half_precision_takes_half_the_space(tmp_path: Path) -> None:
+    sizes = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = nn.Linear(64, 64).to(dtype)
+        with torch.no_grad(), tracing(model) as trace:
+            model(torch.randn(1000, 64, dtype=dtype))
+        trace.save(tmp_path / "x.trace")
+        sizes[dtype] = (tmp_path / "x.npy").stat().st_size
+        for a, b in zip(Trace.load(tmp_path / "x.trace").tensors, trace.tensors, strict=True):
+            assert torch.equal(a.sketch, b.sketch)
+    assert sizes[torch.bfloat16] < 0.52 * sizes[torch.float32]
+
+
 def test_dtypes_of_sensitive_operations_are_kept_by_module() -> None:
     _, trace = _trace()
     assert trace.operations[""]["softmax"] == ["float64"]
