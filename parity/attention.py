@@ -89,10 +89,11 @@ def _side(seen: dict[str, Observation], classes: dict[str, str]) -> dict[str, An
             modules.setdefault(fold(name), Counter()).update(kernels.keys())
     shown = list(modules.items())[:_MOST_MODULES]
     flags = next((observation.flags.get("forward", {}) for observation in seen.values()), {})
-    first_dtype = next(iter(total), "")
+    first_dtype = next(iter(total))
     return {
         "classes": sorted(set(classes.values())),
-        "kernels": dict(total.get(first_dtype, {})),
+        "kernels": dict(total[first_dtype]),
+        "scaled_dot_product_attention": sum(n for name, n in total[first_dtype].items() if name.startswith("sdpa-")),
         "production": {dtype: dict(kernels) for dtype, kernels in total.items() if dtype != first_dtype},
         "modules": {name: sorted(kernels) for name, kernels in shown},
         "sdpa_flags": {name: flags[name] for name in _SDPA_FLAGS if name in flags},

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .audit import flags
-from .roles import Frame, Roles, label
+from .roles import IN_KERNEL, Frame, Roles, bits, label
 
 _FUSED = {
     "_scaled_dot_product_flash_attention": "sdpa-flash",
@@ -170,7 +170,9 @@ class _Attention(TorchFunctionMode):
             watcher.seen.ran(watcher.frame.name, kernel)
         query = args[0] if args else (kwargs or {}).get("query")
         if isinstance(query, torch.Tensor):
-            watcher.seen.add(watcher.frame.name, "attention", label(query.dtype))
+            dtype = label(query.dtype)
+            watcher.seen.add(watcher.frame.name, "attention", dtype)
+            watcher.seen.add(watcher.frame.name, "softmax", f"{max(dtype, 'float32', key=bits)} {IN_KERNEL}")
         return output
 
 

@@ -38,6 +38,8 @@ FUSED_NORMS = (
     "_batch_norm_with_update",
 )
 """Kernels that accumulate in float32 (`at::opmath_type`) whatever they are given."""
+IN_KERNEL = "(in the attention kernel)"
+"""Stands behind the dtype of a softmax that torch's attention computes; it is never below float32."""
 _MOMENTS = ("mean", "var", "var_mean", "std", "sum", "linalg_vector_norm", "norm")
 _ROOTS = ("rsqrt", "sqrt", "linalg_vector_norm", "norm")
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "convolution", "_convolution", "mkldnn_rnn_layer", "matmul")

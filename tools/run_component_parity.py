@@ -294,8 +294,8 @@ def _backend_step(verdict: Verdict, backends: dict[str, Any]) -> str:
     """What to do next because of the attention backends, or "" when they are no reason."""
     if backends["aligned"] and verdict == "pass":
         return (
-            "Both sides agree on math SDPA: a failure without align_backends comes from the attention backend. This run "
-            "is a diagnosis and no evidence: call run_component_parity without align_backends for the gate."
+            "Both sides agree on math SDPA: a failure without align_backends comes from the attention backend. This "
+            "run is a diagnosis and no evidence: call run_component_parity without align_backends for the gate."
         )
     if backends["differs"] and not backends["aligned"] and verdict != "pass":
         return (

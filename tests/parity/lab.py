@@ -285,6 +285,7 @@ class Lab:
     seeds: list[int] = field(default_factory=lambda: [0])
     dtypes: list[str] = field(default_factory=lambda: ["float32"])
     trusted: list[str] = field(default_factory=list)
+    align_backends: bool = False
 
     def run(self) -> Result:
         repo, worktree = self.root / "official repo", self.root / "worktree"
@@ -318,6 +319,7 @@ class Lab:
             "dtypes": self.dtypes,
             "device": "cpu",
             "patches": [],
+            "align_backends": self.align_backends,
             "threads": 1,
             "reference_cache": str(self.root / "references"),
             "trusted_references": self.trusted,
