@@ -209,7 +209,8 @@ def test_another_attention_backend_is_named_first_and_an_aligned_run_removes_it(
         lab.PORT,
         (
             "y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])",
-            "scores = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).masked_fill(~mask[:, None, None, :], float('-inf'))\n"
+            "scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5\n"
+            "        scores = scores.masked_fill(~mask[:, None, None, :], float('-inf'))\n"
             "        y = scores.softmax(-1) @ v",
         ),
         ("x = x + gate_f * y", "x = gate_f * y"),
