@@ -10,16 +10,18 @@ from typing import Any
 
 import torch
 
+from .attention import compare_backends, first
 from .audit import sha256
 from .blame import Culprit, find_culprit, weights_culprit
 from .boundaries import GROSS, Boundary, Comparison
 from .diagnose import diagnose, partners
-from .dtypes import audit_dtypes
+from .dtypes import Regions, audit_dtypes
 from .errors import ParityError
 from .healing import Excuse, find_excuse
 from .honesty import PARTIAL, compared_share, judge_conduct, judge_files, judge_outputs, judge_weights, moved
 from .job import Job
 from .metrics import Distance, distance
+from .observe import Observation
 from .outputs import read_outputs
 from .pairing import Pair, coverage, pair_modules
 from .proof import Link, Proof
@@ -53,7 +55,8 @@ def component_parity(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     Args:
         spec: ``adapter``, ``worktree``, ``official_repo``, ``official_weights``, ``converted_weights`` (paths or none),
             ``python``, ``official_python``, ``cases`` (names or none for all), ``seeds``, ``dtypes``, ``device``,
-            ``patches``; ``reference_cache`` (folder or none) and ``trusted_references`` (digests of its entries).
+            ``patches``; ``align_backends`` (both sides on torch's math attention);
+            ``reference_cache`` (folder or none) and ``trusted_references`` (digests of its entries).
         job: Where progress and artifacts go.
     """
     started = time.monotonic()
@@ -161,6 +164,7 @@ class _Report:
         self_test = self.self_test()
         self.inputs_ignored()
         audit = self.dtype_audit()
+        backends = self.backends()
         verdict = worst([*(case["verdict"] for case in cases), *(finding.verdict for finding in self.findings)])
         return {
             "verdict": verdict,
@@ -169,7 +173,7 @@ class _Report:
             "reference": self.official["reference"],
             "culprit": self.culprit.to_json() if self.culprit else None,
             "dtype_audit": audit,
-            "attention_backends": self.backends(),
+            "attention_backends": backends,
             "self_test": self_test,
             "pairing": self.pairing,
             "weights": {
@@ -603,30 +607,38 @@ class _Report:
                     "port-ignores-input", "fail", f"The official output depends on input {name!r}; the port's does not."
                 )
 
+    def observation(self, side: str, dtype: str) -> Observation:
+        return Observation.load(self.root / side / f"{dtype}.observed.json")
+
     def dtype_audit(self) -> list[dict[str, str]]:
         found: dict[tuple[str, ...], dict[str, str]] = {}
         item = self.items[0]
         for dtype in self.spec["dtypes"]:
             if dtype == "float32":
                 continue
-            port = Trace.load(self.root / "port" / f"{item.key}.{dtype}.trace")
-            official = Trace.load(self.root / "official" / f"{item.key}.{dtype}.trace")
-            for row in audit_dtypes(port, official, self.pairs, dtype):
-                found[tuple(row.values())] = row
+            rows, findings = audit_dtypes(
+                Trace.load(self.root / "port" / f"{item.key}.{dtype}.trace"),
+                Trace.load(self.root / "official" / f"{item.key}.{dtype}.trace"),
+                self.observation("port", dtype),
+                self.observation("official", dtype),
+                self.pairs,
+                dtype,
+            )
+            found.update({tuple(row.values()): row for row in rows})
+            self.findings += findings
         return list(found.values())
 
     def backends(self) -> dict[str, Any]:
-        """What each side really ran for attention."""
-        found: dict[str, Any] = {}
-        for side, facts in (("official", self.official), ("port", self.port)):
-            trace = Trace.load(self.root / side / f"{self.items[0].key}.float32.trace")
-            found[side] = {
-                "classes": sorted(set(facts["attention"].values())),
-                "scaled_dot_product_attention": sum(
-                    "::scaled_dot_product_attention" in call.module for call in trace.calls
-                ),
-            }
-        return found
+        """What each side really ran for attention; a mismatch comes first among the findings."""
+        sides = {"official": self.official, "port": self.port}
+        report, findings = compare_backends(
+            {side: {dtype: self.observation(side, dtype) for dtype in self.spec["dtypes"]} for side in sides},
+            {side: facts["attention"] for side, facts in sides.items()},
+            Regions(self.pairs),
+            bool(self.spec.get("align_backends")),
+        )
+        self.findings = first(findings, self.findings)
+        return report
 
 
 def _unnamed(name: str) -> bool:

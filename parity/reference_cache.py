@@ -53,6 +53,7 @@ def reference_key(spec: dict[str, Any]) -> str:
         "weights": _signatures(spec.get("official_weights")),
         "converted": _signatures(spec.get("converted_weights")),
         "run": {name: spec[name] for name in ("cases", "seeds", "dtypes", "device", "threads")},
+        "align_backends": bool(spec.get("align_backends")),
         "gpu": gpu_facts() if str(spec["device"]).startswith("cuda") else "",
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

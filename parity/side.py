@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from .adapter import Adapter, Side, load_adapter
+from .attention import align_environment, one_backend
 from .audit import all_sources, attention_classes, environment, flags, foreign_code, imported_files, reset_flags, sha256
 from .conduct import Conduct
 from .context import Context
@@ -27,6 +28,7 @@ from .job import Job
 from .leaves import leaves, map_tensors, replace_leaf
 from .lift import lifted
 from .mapping import plan
+from .observe import observing, switches
 from .patches import apply_patches
 from .proof import Proof, prove
 from .seal import Seal
@@ -75,6 +77,7 @@ class Runner:
         self.cast_inputs = False
         self.around: Callable[[], AbstractContextManager[None]] = nullcontext
         self.excuses = [Excuse(**row) for row in spec.get("excuses", [])]
+        self.switches: dict[str, Any] = {}
 
     def context(self, item: Item, dtype: torch.dtype) -> Context:
         spec = self.spec
@@ -100,7 +103,8 @@ class Runner:
                 "training-mode", f"load_{self.side} returned a model in training mode; it was set to eval mode."
             )
             model.eval()
-        changed = flags()["default_dtype"]
+        self.switches = switches()
+        changed = self.switches["default_dtype"]
         if changed != "float32":
             self.remark("default-dtype", f"load_{self.side} left torch's default dtype at {changed}; it was set back.")
         reset_flags()
@@ -151,7 +155,7 @@ class Runner:
         return self._watched(model, _to(bundle, ctx.device, ctx.dtype), ctx)
 
     def _watched(self, model: torch.nn.Module, bundle: Any, ctx: Context) -> Any:
-        with self.conduct.watching(model, bundle), self.around():
+        with one_backend(self.spec), self.conduct.watching(model, bundle), self.around():
             return self.adapter.call(f"call_{self.side}", model, bundle, ctx)
 
     def run(self, model: torch.nn.Module, item: Item, dtype: torch.dtype, tag: str, inputs: Any = None) -> None:
@@ -182,6 +186,20 @@ class Runner:
         self._wrote(path.with_suffix(".json"), path.with_suffix(".npy"))
         self.keep(output, item, tag)
         return sum("::" not in call.module for call in trace.calls)
+
+    def observe(self, model: torch.nn.Module, dtype: torch.dtype, tag: str) -> None:
+        """One more forward on the first input, to see in which dtypes and with which attention kernels it computes."""
+        path = self.out / f"{tag}.observed.json"
+        try:
+            with torch.no_grad(), observing(model, self.device.type) as seen:
+                self.call(model, self.items[0], dtype)
+        except (ParityError, RuntimeError) as error:
+            reason = (error.seen if isinstance(error, ParityError) else str(error)).strip().splitlines()
+            self.remark("not-observed", f"No dtype audit in {tag}: {reason[0][:200] if reason else error!r}")
+            return
+        seen.flags["load"] = self.switches
+        seen.save(path)
+        self._wrote(path)
 
     def _wrote(self, *paths: Path) -> None:
         """Note what a file holds, so that nobody else can put another one in its place unseen."""
@@ -291,6 +309,7 @@ def run_official(runner: Runner) -> dict[str, Any]:
     for item in runner.items:
         calls += runner.run_traced(model, item, torch.float32, "float32")
         runner.run(model, item, torch.float32, "control")
+    runner.observe(model, torch.float32, "float32")
     _responses(runner, model)
     used = _weights_used(runner, model)
     backends = attention_classes(model)
@@ -302,6 +321,7 @@ def run_official(runner: Runner) -> dict[str, Any]:
             model = runner.load(getattr(torch, name))
             for item in runner.items:
                 runner.run_traced(model, item, getattr(torch, name), name, sketches=False)
+            runner.observe(model, getattr(torch, name), name)
             runner.conduct.look_at(model, getattr(torch, name))
             del model
     return {
@@ -499,6 +519,7 @@ def run_port(runner: Runner) -> dict[str, Any]:
     for item in runner.items:
         calls += runner.run_traced(model, item, torch.float32, "float32")
         runner.run(model, item, torch.float32, "control")
+    runner.observe(model, torch.float32, "float32")
     _responses(runner, model)
     used = _weights_used(runner, model)
     tested = _perturb_weights(runner, model, used)
@@ -513,6 +534,7 @@ def run_port(runner: Runner) -> dict[str, Any]:
             model = runner.load(getattr(torch, name))
             for item in runner.items:
                 runner.run_traced(model, item, getattr(torch, name), name, sketches=False)
+            runner.observe(model, getattr(torch, name), name)
             runner.conduct.look_at(model, getattr(torch, name))
             del model
     return {
@@ -584,6 +606,7 @@ def _single_process_environment() -> None:
 def open_side(spec: dict[str, Any], side: Side, job: Job) -> Runner:
     """Prepare this process for one side: threads, paths, FastVideo's environment, the adapter."""
     torch.set_num_threads(max(1, int(spec.get("threads", 1))))
+    align_environment(spec)
     patches: list[str] = []
     if side == "official":
         if spec.get("official_repo"):

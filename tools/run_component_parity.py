@@ -106,6 +106,7 @@ def run_component_parity(
     ] = None,
     device: Annotated[str, Field(description="auto (default), cpu, cuda or cuda:N.")] = "auto",
     seeds: Annotated[list[int] | None, Field(description="1-8 seeds, default [0, 1].")] = None,
+    align_backends: Annotated[bool, Field(description="Both sides on math SDPA: a diagnosis, no evidence.")] = False,
     wait_s: Annotated[float, Field(description="0 to 45 s, default 45.")] = 45,
 ) -> RunComponentParityResult:
     """Component parity: run official model and FastVideo port on the same inputs and weights and judge the port's error
@@ -120,6 +121,7 @@ def run_component_parity(
     spec["cases"] = _checked_cases(cases)
     spec["seeds"] = _checked_seeds(seeds)
     spec["dtypes"] = _checked_dtypes(dtypes)
+    spec["align_backends"] = align_backends
     spec["reference_cache"] = str(ctx.home / "cache" / "reference")
     spec["trusted_references"] = _trusted(ctx, port_id)
     run = start_and_wait(
@@ -133,6 +135,7 @@ def run_component_parity(
             "plan": plan_digest(port, planned.name),
             "complete": is_planned(port, planned, path)
             and cases is None
+            and not align_backends
             and set(SEEDS) <= set(spec["seeds"])
             and set(PRODUCTION) <= set(spec["dtypes"]),
         },
@@ -218,7 +221,8 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
         reference=_reference(value["reference"]),
         paired=f"{value['pairing']['paired']} of {value['pairing']['modules']} called modules",
         environment_patches=value["environment_patches"],
-        next_step=_next_step(verdict, culprit, reasons, bool(run.arguments["complete"])),
+        next_step=_backend_step(verdict, value["attention_backends"])
+        or _next_step(verdict, culprit, reasons, bool(run.arguments["complete"])),
     )
 
 
@@ -284,6 +288,21 @@ def _summary(value: dict[str, Any], reasons: list[str]) -> dict[str, Any]:
         "environment_patches": value["environment_patches"],
         "reference": value["reference"]["digest"],
     }
+
+
+def _backend_step(verdict: Verdict, backends: dict[str, Any]) -> str:
+    """What to do next because of the attention backends, or "" when they are no reason."""
+    if backends["aligned"] and verdict == "pass":
+        return (
+            "Both sides agree on math SDPA: a failure without align_backends comes from the attention backend. This "
+            "run is a diagnosis and no evidence: call run_component_parity without align_backends for the gate."
+        )
+    if backends["differs"] and not backends["aligned"] and verdict != "pass":
+        return (
+            "The sides ran different attention kernels: call run_component_parity with align_backends=true before "
+            "looking deeper."
+        )
+    return ""
 
 
 def _next_step(verdict: Verdict, culprit: Culprit | None, reasons: list[str], complete: bool) -> str:

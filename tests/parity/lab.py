@@ -280,6 +280,7 @@ class Lab:
     dtypes: list[str] = field(default_factory=lambda: ["float32"])
     trusted: list[str] = field(default_factory=list)
     trials: bool = False
+    align_backends: bool = False
 
     def run(self) -> Result:
         repo, worktree = self.root / "official repo", self.root / "worktree"
@@ -313,6 +314,7 @@ class Lab:
             "dtypes": self.dtypes,
             "device": "cpu",
             "patches": [],
+            "align_backends": self.align_backends,
             "threads": 1,
             "trials": self.trials,
             "reference_cache": str(self.root / "references"),

@@ -178,6 +178,54 @@ def test_a_mask_that_is_ignored_shows_only_where_text_is_padded(tmp_path: Path) 
     assert "port-ignores-input" in result.codes and result.verdict == "fail"
 
 
+def test_a_norm_that_is_not_upcast_is_named_although_the_numbers_agree_in_float32(tmp_path: Path) -> None:
+    by_hand = (
+        "        self.norm = nn.LayerNorm(width)",
+        "        self.norm = nn.LayerNorm(width)\n        self.norm.forward = lambda x: upcast(self.norm, x)",
+    )
+    upcast = (
+        "class Block(nn.Module):",
+        "def upcast(norm, x):\n    y = x.float()\n    y = y - y.mean(-1, keepdim=True)\n"
+        "    y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + norm.eps)\n"
+        "    return (y * norm.weight + norm.bias).to(x.dtype)\n\n\nclass Block(nn.Module):",
+    )
+    official = lab.edited(lab.OFFICIAL, by_hand, upcast)
+    same = (by_hand[0].replace("norm =", "norm_out ="), by_hand[1].replace("self.norm", "self.norm_out"))
+    rest = ("class Layer(nn.Module):", upcast[1].replace("Block", "Layer"))
+    right = lab.edited(lab.PORT, same, rest)
+    wrong = lab.edited(right, ("y = x.float()", "y = x"))
+    arguments = {"official": official, "cases": ["small"], "dtypes": ["float32", "bfloat16"]}
+    result = lab.Lab(tmp_path / "right", port=right, **arguments).run()
+    assert result.verdict == "pass" and not result.value["dtype_audit"], result.explain()
+    result = lab.Lab(tmp_path / "wrong", port=wrong, **arguments).run()
+    assert result.verdict in ("investigate", "fail") and "dtype-narrower" in result.codes, result.explain()
+    row = next(row for row in result.value["dtype_audit"] if row["what"] == "norm")
+    assert (row["module"], row["official_module"]) == ("norm_out", "norm")
+    assert (row["port_dtype"], row["official_dtype"], row["direction"]) == ("bfloat16", "float32", "narrower")
+
+
+def test_another_attention_backend_is_named_first_and_an_aligned_run_removes_it(tmp_path: Path) -> None:
+    port = lab.edited(
+        lab.PORT,
+        (
+            "y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])",
+            "scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5\n"
+            "        scores = scores.masked_fill(~mask[:, None, None, :], float('-inf'))\n"
+            "        y = scores.softmax(-1) @ v",
+        ),
+        ("x = x + gate_f * y", "x = gate_f * y"),
+    )
+    result = lab.Lab(tmp_path, port=port, cases=["small"]).run()
+    assert result.verdict == "fail", result.explain()
+    assert result.value["findings"][0]["code"] == "attention-backends-differ", result.explain()
+    backends = result.value["attention_backends"]
+    assert backends["port"]["kernels"] == {"by-hand": 3} and backends["official"]["kernels"] == {"sdpa-flash-cpu": 3}
+    aligned = lab.Lab(tmp_path, port=port, cases=["small"], align_backends=True).run()
+    backends = aligned.value["attention_backends"]
+    assert backends["official"]["kernels"] == {"sdpa-math": 3} and backends["differs"] == "" and backends["aligned"]
+    assert "attention-backends-differ" not in aligned.codes and aligned.verdict == "fail", aligned.explain()
+
+
 def test_kept_official_results_are_believed_only_if_signed_evidence_names_them(tmp_path: Path) -> None:
     """Project: an edit of the port runs only the port; a reference that was tampered with is made anew."""
     first = lab.Lab(tmp_path, cases=["small"]).run()

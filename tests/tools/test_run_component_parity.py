@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastvideo_port.port.errors import PortError
 from fastvideo_port.port.gate import gate
-from fastvideo_port.tools.run_component_parity import finish, run_component_parity
+from fastvideo_port.tools.run_component_parity import _backend_step, finish, run_component_parity
 from fastvideo_port.tools.run_status import run_status
 
 RIGHT, WRONG = "eps=1e-6", "eps=1e-2"
@@ -63,6 +63,23 @@ def test_a_wrong_port_fails_in_a_part_and_that_counts_until_a_full_run_passes(ti
     assert parity_item(tiny)[0] != "pass"
     assert full_run(tiny).verdict == "pass"
     assert parity_item(tiny)[0] == "pass"
+
+
+def test_an_aligned_run_is_a_diagnosis_and_no_evidence(tiny: Any) -> None:
+    before = parity_item(tiny)
+    result = run_component_parity(tiny.ctx, tiny.port_id, "transformer", device="cpu", align_backends=True)
+    while result.state in ("queued", "running"):
+        run_status(tiny.ctx, result.run_id, 45)
+        result = finish(tiny.ctx, tiny.ctx.runs.get(result.run_id))
+    assert result.verdict == "pass" and result.attention_backends["aligned"] is True
+    assert "without align_backends" in result.next_step
+    assert tiny.entries()[-1].complete is False and parity_item(tiny) == before
+
+
+def test_different_attention_kernels_are_to_be_aligned_before_anything_deeper() -> None:
+    apart: dict[str, Any] = {"aligned": False, "differs": "In float32 the port ran a, the official side b."}
+    assert "align_backends=true" in _backend_step("fail", apart)
+    assert _backend_step("pass", apart) == "" and _backend_step("fail", {**apart, "aligned": True}) == ""
 
 
 def refused(tiny: Any, match: str, **arguments: Any) -> PortError:
