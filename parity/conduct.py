@@ -16,7 +16,7 @@ from torch.nn.modules import module as torch_module
 from .audit import flags
 from .leaves import leaves, map_tensors
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).resolve().parent)
 
 
 def class_file(cls: type) -> str:
