@@ -40,8 +40,9 @@ FUSED_NORMS = (
 """Kernels that accumulate in float32 (`at::opmath_type`) whatever they are given."""
 IN_KERNEL = "(in the attention kernel)"
 """Stands behind the dtype of a softmax that torch's attention computes; it is never below float32."""
-_MOMENTS = ("mean", "var", "var_mean", "std", "sum", "linalg_vector_norm", "norm")
-_ROOTS = ("rsqrt", "sqrt", "linalg_vector_norm", "norm")
+_MOMENTS = ("mean", "var", "var_mean", "std", "sum")
+_ROOTS = ("rsqrt", "sqrt")
+_LENGTHS = ("linalg_vector_norm", "norm")
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "convolution", "_convolution", "mkldnn_rnn_layer", "matmul")
 # fmt: off
 _MOVES = (
@@ -151,8 +152,10 @@ class Roles:
         if not inputs:
             return
         taken = label(inputs[0].dtype)
-        if name in FUSED_NORMS:
+        if name in FUSED_NORMS or (name in _LENGTHS and inputs[0].ndim > 1):
             self.add(frame.name, "norm", taken if bits(taken) >= bits("float32") else f"{taken} (float32 inside)")
+            if name in _LENGTHS:
+                self._set(outputs, Mark("statistic", made))
         elif name in ("_softmax", "_safe_softmax"):
             self._softmax(frame, made)
         elif name in ("cos", "sin", "polar"):

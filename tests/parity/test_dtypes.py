@@ -94,7 +94,7 @@ def test_a_norm_is_known_however_it_is_written() -> None:
     assert dtypes(observe(rms), "norm") == {"bfloat16"}
     assert dtypes(observe(rms_upcast), "norm") == dtypes(observe(rms_divided), "norm") == {"float32"}
     assert dtypes(observe(lambda x: F.layer_norm(x, (8,))), "norm") == {"bfloat16 (float32 inside)"}
-    assert dtypes(observe(lambda x: F.normalize(x, dim=-1)), "norm") == {"bfloat16"}
+    assert dtypes(observe(lambda x: F.normalize(x, dim=-1)), "norm") == {"bfloat16 (float32 inside)"}
     assert dtypes(observe(lambda x: F.gelu(x) * x.mean()), "norm") == set()
 
 
@@ -183,8 +183,9 @@ def test_a_norm_in_another_place_of_the_same_parent_is_compared_there() -> None:
 
 
 def test_a_kernel_that_accumulates_in_float32_is_listed_and_not_accused() -> None:
-    rows, findings = audit(observe(lambda x: F.layer_norm(x, (8,))), observe(rms_upcast))
-    assert [row["port_dtype"] for row in rows] == ["bfloat16 (float32 inside)"] and not findings
+    for function in (lambda x: F.layer_norm(x, (8,)), lambda x: F.normalize(x, dim=-1)):
+        rows, findings = audit(observe(function), observe(rms_upcast))
+        assert [row["port_dtype"] for row in rows] == ["bfloat16 (float32 inside)"] and not findings
     assert audit(observe(rms), observe(lambda x: F.layer_norm(x, (8,))))[1], "by hand it is narrower"
 
 

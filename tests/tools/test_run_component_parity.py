@@ -66,14 +66,14 @@ def test_a_wrong_port_fails_in_a_part_and_that_counts_until_a_full_run_passes(ti
 
 
 def test_an_aligned_run_is_a_diagnosis_and_no_evidence(tiny: Any) -> None:
-    before = parity_item(tiny)
+    before = parity_item(tiny)[0]
     result = run_component_parity(tiny.ctx, tiny.port_id, "transformer", device="cpu", align_backends=True)
     while result.state in ("queued", "running"):
         run_status(tiny.ctx, result.run_id, 45)
         result = finish(tiny.ctx, tiny.ctx.runs.get(result.run_id))
     assert result.verdict == "pass" and result.attention_backends["aligned"] is True
     assert "without align_backends" in result.next_step
-    assert tiny.entries()[-1].complete is False and parity_item(tiny) == before
+    assert tiny.entries()[-1].complete is False and parity_item(tiny)[0] == before
 
 
 def test_different_attention_kernels_are_to_be_aligned_before_anything_deeper() -> None:
