@@ -78,8 +78,18 @@ class _Finder:
         self.blame = Blame(comparison, boundaries)
         self.places = Places(comparison, self.blame, {b.index for b in boundaries})
         self.crossed = CrossedWeights(comparison, self.blame, links)
-        self.wrong = {b.index: b for b in boundaries if not b.ratio <= BOUNDARY_FAIL or b.bias > BIAS_FAIL}
+        self.wrong = {
+            b.index: b
+            for b in boundaries
+            if (not b.ratio <= BOUNDARY_FAIL or b.bias > BIAS_FAIL) and self.counterparts(b)
+        }
         self.spoilt: set[int] = set()
+
+    def counterparts(self, boundary: Boundary) -> bool:
+        """Whether a pair may accuse: one that was only inferred from values has to take the same tensors."""
+        if self.comparison.pairs[boundary.port].how != "value":
+            return True
+        return self.blame.misplaced(self.comparison.port.calls[boundary.index]) == []
 
     def faults(self) -> list[Fault]:
         calls = self.comparison.port.calls
