@@ -1,7 +1,8 @@
 """The values of a tensor as an aligned stream of bit patterns: digests of it, and comparison bit for bit.
 
-Everything here works on bounded chunks, on the device where the tensor is, so that a 2 GiB embedding costs a few hundred
-MiB beside itself; and it gives the same digest on a CPU and on a GPU, because it only adds and multiplies integers.
+Everything here works on bounded chunks, on the device where the tensor is, so that a 2 GiB embedding costs a few
+hundred MiB beside itself; and it gives the same digest on a CPU and on a GPU, because it only adds and multiplies
+integers.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Fingerprint:
 
 
 def chunks(*tensors: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The bit patterns of all values in row-major order, tensor after tensor, ``CHUNK`` at a time (the last is shorter).
+    """The bit patterns of all values in row-major order, tensor after tensor, ``CHUNK`` at a time.
 
     Floats are widened to float32 first, so that a lossless cast does not show (int32 patterns; where a float64 value
     does not survive float32 the chunk holds its int64 patterns). Other dtypes give int64 values; complex numbers give

@@ -1,4 +1,4 @@
-"""Names, shapes and dtypes of a checkpoint from the headers of its files: no tensor is read, so 28 GB take milliseconds."""
+"""Names, shapes and dtypes of a checkpoint from the headers of its files: 28 GB in milliseconds, no tensor read."""
 
 from __future__ import annotations
 

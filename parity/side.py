@@ -31,7 +31,7 @@ from .patches import apply_patches
 from .proof import Proof, prove
 from .seal import Seal
 from .trace import tracing
-from .weights import Entry, entries_of_model, entry, tensors_of_model
+from .weights import Entry, entries_of_model, tensors_of_model
 
 PERTURBATION = 1e-2
 """Size of the self-test's perturbations, relative to the standard deviation of what is perturbed."""
@@ -527,9 +527,10 @@ def _prove(runner: Runner, model: torch.nn.Module) -> Proof:
     _await(runner.shared / "entries.json", "load_official")
     rows = json.loads((runner.shared / "entries.json").read_text())
     official = {row["name"]: Entry.from_json(row) for row in rows}
-    values = tensors_of_model(model)
-    port = {name: entry(name, value) for name, value in values.items()}
-    return prove(official, port, values, plan(rules, official) if isinstance(rules, dict) and rules else None)
+    planned = plan(rules, official) if isinstance(rules, dict) and rules else None
+    buffers = {name for name, _ in model.named_buffers()}
+    unused = {name for name in official if runner.adapter.unused_on_purpose(name)}
+    return prove(official, tensors_of_model(model), planned, buffers=buffers, unused=unused)
 
 
 def _announce(path: Path, document: Any) -> None:

@@ -98,7 +98,7 @@ class FileTensors(Mapping[str, torch.Tensor]):
         path = self._homes[name]
         try:
             if path not in self._open:
-                self._open[path] = safe_open(path, framework="pt", device="cpu").__enter__()
+                self._open[path] = safe_open(path, framework="pt", device="cpu")
             tensor: torch.Tensor = self._open[path].get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise ParityError(
