@@ -56,23 +56,18 @@ class Adapter:
         mapping = getattr(self._module, "MODULE_MAP", None) or {}
         return {str(port): str(official) for port, official in mapping.items()}
 
-    @property
-    def unused(self) -> tuple[str, ...]:
-        """The adapter's ``UNUSED``: patterns of official keys that the port leaves out on purpose (`re.match`)."""
-        value = getattr(self._module, "UNUSED", ())
+    def unused(self, ctx: Context) -> tuple[str, ...]:
+        """Patterns (`re.match`) of official keys that the port leaves out on purpose: ``UNUSED`` or ``unused(ctx)``."""
+        value = self.call("unused", ctx) if self.has("unused") else getattr(self._module, "UNUSED", ())
         patterns = (value,) if isinstance(value, str) else value
         try:
             return tuple(re.compile(pattern).pattern for pattern in patterns)
         except (re.error, TypeError) as error:
             raise ParityError(
                 "UNUSED of the adapter is not a tuple of regular expressions.",
-                seen=f"{self.path}: UNUSED = {value!r:.200} ({error})",
+                seen=f"{self.path}: {value!r:.200} ({error})",
                 fix=r'Write UNUSED = (r"^vision_model\.encoder\.layers\.31\.",), or leave it out.',
             ) from error
-
-    def unused_on_purpose(self, name: str) -> bool:
-        """Whether ``UNUSED`` declares that the port leaves this official key out."""
-        return any(re.match(pattern, name) for pattern in self.unused)
 
     def has(self, name: str) -> bool:
         """Whether the adapter defines the optional function ``name``."""

@@ -36,12 +36,12 @@ class Fingerprint:
     constant: float | None
 
 
-def chunks(*tensors: torch.Tensor) -> Iterator[torch.Tensor]:
+def chunks(*tensors: torch.Tensor, raw: bool = False) -> Iterator[torch.Tensor]:
     """The bit patterns of all values in row-major order, tensor after tensor, ``CHUNK`` at a time.
 
     Floats are widened to float32 first, so that a lossless cast does not show (int32 patterns; where a float64 value
-    does not survive float32 the chunk holds its int64 patterns). Other dtypes give int64 values; complex numbers give
-    their parts.
+    does not survive float32 the chunk holds its int64 patterns). Other dtypes give int64 values, with ``raw`` the
+    values as they are; complex numbers give their parts.
     """
     held: list[torch.Tensor] = []
     count = 0
@@ -54,10 +54,10 @@ def chunks(*tensors: torch.Tensor) -> Iterator[torch.Tensor]:
                 held.append(part)
                 count += part.numel()
                 if count == CHUNK:
-                    yield _bits(held)
+                    yield _bits(held, raw)
                     held, count = [], 0
     if held:
-        yield _bits(held)
+        yield _bits(held, raw)
 
 
 def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -78,12 +78,12 @@ def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
                 yield part.reshape(-1)
 
 
-def _bits(parts: list[torch.Tensor]) -> torch.Tensor:
+def _bits(parts: list[torch.Tensor], raw: bool = False) -> torch.Tensor:
     if len({part.dtype for part in parts}) > 1 or len({part.device for part in parts}) > 1:
         parts = [part.to(parts[0].device, _wide(part)) for part in parts]
     values = parts[0] if len(parts) == 1 else torch.cat(parts)
     if not values.is_floating_point():
-        return values.to(torch.int64)
+        return values if raw else values.to(torch.int64)
     narrow = values.to(torch.float32)
     if values.dtype == torch.float64 and not torch.equal(narrow.to(torch.float64).nan_to_num(), values.nan_to_num()):
         return values.contiguous().view(torch.int64)
@@ -103,10 +103,21 @@ def same(theirs: list[torch.Tensor], mine: list[torch.Tensor]) -> bool:
         return False
     if (theirs and mine) and _kind(theirs[0]) != _kind(mine[0]):
         return False
+    raw = len({tensor.dtype for tensor in (*theirs, *mine)}) == 1
+    if raw:
+        theirs, mine = _patterns(theirs), _patterns(mine)
     return all(
         ours.dtype == other.dtype and torch.equal(other.to(ours.device), ours)
-        for other, ours in zip(chunks(*theirs), chunks(*mine), strict=True)
+        for other, ours in zip(chunks(*theirs, raw=raw), chunks(*mine, raw=raw), strict=True)
     )
+
+
+def _patterns(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors of one dtype as the integers of their bits: between equal dtypes nothing has to be widened."""
+    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensors[0].element_size())
+    if integer is None or tensors[0].dtype == torch.bool:
+        return tensors
+    return [tensor.detach().view(integer) for tensor in tensors]
 
 
 def _kind(tensor: torch.Tensor) -> str:

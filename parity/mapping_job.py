@@ -131,7 +131,7 @@ def header_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
                 planned,
                 refused=refused,
                 buffers={name for name, _ in model.named_buffers()},
-                unused={name for name in names if runner.adapter.unused_on_purpose(name)},
+                unused=_unused(runner, names),
             )
         if proof is not None and refused and not _names_one(whole, proof, planned):
             proof, why = None, f"the loader's message names none of the tensors that do not fit: {refused}"
@@ -183,7 +183,7 @@ def mapping_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     planned = plan(rules, names) if rules is not None else None
     tensors = tensors_of_model(model) if model is not None else {}
     buffers = {name for name, _ in model.named_buffers()} if model is not None else set()
-    unused = {name for name in names if runner.adapter.unused_on_purpose(name)}
+    unused = _unused(runner, names)
     if problem is None:
         with torch.no_grad():
             proof = prove(kept, tensors, planned, values, asked=asked, buffers=buffers, unused=unused)
@@ -225,6 +225,12 @@ def _load(
     return _half_built(problem.__cause__, port_class), torch.float32, problem
 
 
+def _unused(runner: Runner, names: list[str]) -> set[str]:
+    """Official names that the adapter declares to be left out on purpose."""
+    patterns = runner.unused()
+    return {name for name in names if any(re.match(pattern, name) for pattern in patterns)}
+
+
 def _left_on_meta(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> list[Finding]:
     """Non-persistent buffers without values: no checkpoint holds them, so the model has to compute them."""
     lost = [name for name, value in model.named_buffers() if value.device.type == "meta" and name not in tensors]
@@ -246,7 +252,7 @@ def _result(
     model: torch.nn.Module | None,
 ) -> dict[str, Any]:
     buffers = {name for name, _ in model.named_buffers()} if model is not None else set()
-    idle = [p for p in runner.adapter.unused if not any(re.match(p, name) for name in official)]
+    idle = [pattern for pattern in runner.unused() if not any(re.match(pattern, name) for name in official)]
     for pattern in idle:
         message = f"UNUSED pattern {pattern!r} of the adapter matches no official key."
         proof.findings.append(Finding("unused-matches-nothing", message, (pattern,), fatal=False))

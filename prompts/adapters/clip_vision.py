@@ -10,8 +10,6 @@ import os
 import torch
 
 CASES = {"small": {"batch": 1}, "odd": {"batch": 3}}
-# The last layer (the third of the small model, the 32nd of CLIP-H) and the norm behind it are not built.
-UNUSED = (r"^vision_model\.encoder\.layers\.(2|31)\.", r"^vision_model\.post_layernorm\.")
 
 
 def load_official(ctx):
@@ -72,6 +70,12 @@ def param_mapping(ctx):
         rf"^(.*)\.self_attn\.{part}_proj\.(.*)$": (r"\1.self_attn.qkv_proj.\2", index, 3)
         for index, part in enumerate("qkv")
     }
+
+
+def unused(ctx):
+    """Official keys that the port leaves out on purpose: the last layer and the norm behind it are not built."""
+    last = _hf_config(ctx)["num_hidden_layers"] - 1
+    return (rf"^vision_model\.encoder\.layers\.{last}\.", r"^vision_model\.post_layernorm\.")
 
 
 def _hf_config(ctx):
