@@ -188,6 +188,12 @@ def _sums(part: torch.Tensor) -> tuple[bytes, tuple[int, int]]:
         rows = part.numpy().astype(np.int64)
         hashed = np.stack([rows @ table.numpy()[:width] for table in (first, second)])
         return hashed.tobytes(), (int(rows.sum()), int(np.vdot(rows, rows)))
+    return _sums_by_torch(part, first, second)
+
+
+def _sums_by_torch(part: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> tuple[bytes, tuple[int, int]]:
+    """The same on any device."""
+    width = part.shape[1]
     wide = part.to(torch.int64)
     sums = torch.stack([(wide * table[:width]).sum(1) for table in (first, second)])
     powers = torch.stack([wide.sum(), (wide * wide).sum()]).tolist()

@@ -200,7 +200,7 @@ def mapping_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         )
     proof.findings = [*headers.findings, *proof.findings]
     if model is not None and problem is None:
-        proof.findings += _left_on_meta(model, tensors)
+        proof.findings += left_on_meta(model, tensors)
     value = _result(spec, runner, headers.entries, proof, rules, model)
     value["load_error"] = {"what": problem.what, "seen": problem.seen} if problem else None
     value["asked_dtype"] = str(asked).removeprefix("torch.")
@@ -231,7 +231,7 @@ def _unused(runner: Runner, names: list[str]) -> set[str]:
     return {name for name in names if any(re.match(pattern, name) for pattern in patterns)}
 
 
-def _left_on_meta(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> list[Finding]:
+def left_on_meta(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> list[Finding]:
     """Non-persistent buffers without values: no checkpoint holds them, so the model has to compute them."""
     lost = [name for name, value in model.named_buffers() if value.device.type == "meta" and name not in tensors]
     if not lost:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from fastvideo_port.parity.errors import ParityError
 from fastvideo_port.parity.mapping import plan
+from fastvideo_port.parity.mapping_job import left_on_meta
 from fastvideo_port.parity.proof import Proof, prove
-from fastvideo_port.parity.weights import FileTensors, entry
+from fastvideo_port.parity.weights import FileTensors, entry, tensors_of_model
 from safetensors.torch import save_file
 
 Tensors = dict[str, torch.Tensor]
@@ -364,3 +365,21 @@ def test_a_vocabulary_padded_with_rows_arrives_and_rows_that_differ_do_not() -> 
     port["x.w"] = torch.cat([torch.zeros(3, 4), official["a.w"]])
     shifted = _prove(official, port)
     assert shifted.shape_mismatches == [("a.w", "x.w", (4, 4), (7, 4))] and not _whole(shifted)
+
+
+def test_what_no_checkpoint_holds_is_named_where_it_was_not_computed() -> None:
+    """FastVideo: non-persistent buffers stay on meta unless the model makes them; _extra_state is skipped."""
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("freqs", torch.ones(3, device="meta"), persistent=False)
+            self.register_buffer("table", torch.ones(3))
+
+        def get_extra_state(self) -> torch.Tensor:
+            return torch.ones(1)
+
+    tensors = tensors_of_model(Net())
+    assert list(tensors) == ["table"]
+    found = left_on_meta(Net(), tensors)
+    assert [item.code for item in found] == ["never-loaded"] and "'freqs'" in found[0].message
