@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -54,6 +55,19 @@ class Adapter:
         """The adapter's ``MODULE_MAP``: port module name -> official module name. Empty when it has none."""
         mapping = getattr(self._module, "MODULE_MAP", None) or {}
         return {str(port): str(official) for port, official in mapping.items()}
+
+    def unused(self, ctx: Context) -> tuple[str, ...]:
+        """Patterns (`re.match`) of official keys that the port leaves out on purpose: ``UNUSED`` or ``unused(ctx)``."""
+        value = self.call("unused", ctx) if self.has("unused") else getattr(self._module, "UNUSED", ())
+        patterns = (value,) if isinstance(value, str) else value
+        try:
+            return tuple(re.compile(pattern).pattern for pattern in patterns)
+        except (re.error, TypeError) as error:
+            raise ParityError(
+                "UNUSED of the adapter is not a tuple of regular expressions.",
+                seen=f"{self.path}: {value!r:.200} ({error})",
+                fix=r'Write UNUSED = (r"^vision_model\.encoder\.layers\.31\.",), or leave it out.',
+            ) from error
 
     def has(self, name: str) -> bool:
         """Whether the adapter defines the optional function ``name``."""

@@ -124,10 +124,11 @@ def plan(mapping: Mapping[str, object], names: Iterable[str]) -> Plan:
         targets[target].append(source)
         if source.rule is not None:
             fired[source.rule].append(name)
-            result.findings.extend(_careless_match(result.rules[source.rule], name))
     result.targets = dict(targets)
     for target, sources in result.targets.items():
         result.findings.extend(_target_findings(target, sources))
+    for number, taken in fired.items():
+        result.findings.extend(_careless_matches(result.rules[number], taken))
     for number, rule in enumerate(result.rules):
         if number not in fired and ordered:
             taken = [name for name in ordered if re.match(rule.pattern, name)]
@@ -144,22 +145,51 @@ def plan(mapping: Mapping[str, object], names: Iterable[str]) -> Plan:
     return result
 
 
-def _careless_match(rule: Rule, name: str) -> list[Finding]:
-    match = re.match(rule.pattern, name)
-    assert match is not None
+def _careless_matches(rule: Rule, names: list[str]) -> list[Finding]:
+    """What is wrong with the keys that a rule took; one finding for each fault, whatever their number."""
+    inside, twice = [], []
+    for name in names:
+        match = re.match(rule.pattern, name)
+        assert match is not None
+        end = match.end()
+        if 0 < end < len(name) and _in_a_word(name[end - 1]) and _in_a_word(name[end]):
+            inside.append(name)
+        elif re.sub(rule.pattern, rule.template, name, count=1) != re.sub(rule.pattern, rule.template, name):
+            twice.append(name)
     findings = []
-    end = match.end()
-    inside = 0 < end < len(name) and (name[end - 1].isalnum() or name[end - 1] == "_")
-    if inside and (name[end].isalnum() or name[end] == "_"):
+    if inside:
+        name, end = inside[0], re.match(rule.pattern, inside[0]).end()  # type: ignore[union-attr]
         message = (
-            f"Rule {rule.pattern!r} matches only {name[:end]!r} of {name!r}: it ends inside a name, so it also takes "
-            "longer ones (blocks.1 takes blocks.10). End it with an escaped dot or $."
+            f"Rule {rule.pattern!r} matches only {name[:end]!r} of {name!r}{_more(inside)}: it ends inside a name, so "
+            "it also takes longer ones (blocks.1 takes blocks.10). End it with an escaped dot or $."
         )
-        findings.append(Finding("rule-matches-too-much", message, (rule.pattern, name)))
-    elif re.sub(rule.pattern, rule.template, name, count=1) != re.sub(rule.pattern, rule.template, name):
-        message = f"Rule {rule.pattern!r} replaces more than one place of {name!r}; cover the key from ^ to $."
-        findings.append(Finding("rule-replaces-twice", message, (rule.pattern, name)))
+        findings.append(Finding("rule-matches-too-much", message, (rule.pattern, *inside)))
+    if twice:
+        message = (
+            f"Rule {rule.pattern!r} replaces more than one place of {twice[0]!r}{_more(twice)}; cover it all (^ to $)."
+        )
+        findings.append(Finding("rule-replaces-twice", message, (rule.pattern, *twice)))
+    strict = _SEPARATOR.sub(r"\\.", rule.pattern)
+    loose = [name for name in names if not re.match(strict, name)]
+    if loose and len(loose) < len(names) and not findings:
+        message = (
+            f"Rule {rule.pattern!r} also takes {loose[0]!r}{_more(loose)}, because a dot that is not escaped stands "
+            "for any character. Escape it."
+        )
+        findings.append(Finding("rule-matches-too-much", message, (rule.pattern, *loose)))
     return findings
+
+
+_SEPARATOR = re.compile(r"(?<=[\w)])\.(?=[\w(])")
+"""A bare dot between two parts of a name in a pattern: a separator that was not escaped."""
+
+
+def _in_a_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _target_findings(target: str, sources: list[Source]) -> list[Finding]:
@@ -183,6 +213,9 @@ def _target_findings(target: str, sources: list[Source]) -> list[Finding]:
     if len(set(indices)) < len(indices):
         message = f"Two parts of {target!r} have one index ({indices}); the later overwrites the earlier."
         return [Finding("collision", message, names)]
+    if indices != list(range(total)) and len(indices) == total:
+        message = f"{target!r} has parts {indices}, not 0 to {total - 1}: FastVideo's loader fails with a KeyError."
+        return [Finding("incomplete-merge", message, names)]
     if indices != list(range(total)):
         message = f"{target!r} is merged from {total} parts but gets {indices}; it never appears in the state dict."
         return [Finding("incomplete-merge", message, names)]

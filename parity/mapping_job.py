@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import re
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,18 +16,24 @@ import torch
 from .audit import environment, imported_files, sha256
 from .children import Child, wait_for
 from .errors import ParityError
+from .fit import misfit
+from .headers import Headers, read_headers
 from .job import Job
 from .mapping import Finding, Plan, plan
 from .proof import Proof, prove
-from .side import open_side
-from .weights import Entry, entries_of_model, entry, read_files, tensors_of_model, weight_files
+from .side import Runner, open_side
+from .weights import Entry, FileTensors, entries_of_model, tensors_of_model
 
 DERIVED = ("position_ids", "inv_freq", "num_batches_tracked", "_extra_state")
 """Ends of names of tensors that code computes for itself; a checkpoint that holds them loses nothing."""
+_HEADERS_WAIT_S = 120.0
 
 
 def check_mapping(spec: dict[str, Any], job: Job) -> dict[str, Any]:
-    """Load the port and find every official tensor in it, in a process of its own.
+    """Find every official tensor in the port, in processes of their own.
+
+    Names and shapes come first: one process runs the port's loader on tensors without values, while another loads it
+    for real and compares values. What cannot fit ends both.
 
     Args:
         spec: As for component parity, with ``weights_folder`` (folder of safetensors files, or none: then the official
@@ -49,12 +57,43 @@ def check_mapping(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         rows = child.value()["entries"]
         (job.run_dir / "official.json").write_text(json.dumps(rows))
         common["official_entries"] = str(job.run_dir / "official.json")
-    job.progress(2, 4, "loading the port and comparing values")
-    child = Child(spec["python"], "mapping_side", job.run_dir / "port.process", common, worktree)
-    wait_for([child], lambda: None)
-    value = child.value()
+    else:
+        read_headers(Path(spec["weights_folder"]))  # a file that cannot be read ends it here
+    job.progress(2, 4, "names and shapes from the headers; loading the port and comparing values")
+    value = _both(spec, common, job, worktree)
     job.progress(4, 4, value["verdict"])
     return value
+
+
+def _both(spec: dict[str, Any], common: dict[str, Any], job: Job, worktree: Path) -> dict[str, Any]:
+    """Names and shapes beside values; a certain misfit needs no value."""
+    port = Child(spec["python"], "mapping_side", job.run_dir / "port.process", common, worktree)
+    if not spec.get("weights_folder"):
+        wait_for([port], lambda: None)
+        return {**port.value(), "headers": "not judged: the official tensors came from the official model"}
+    headers = Child(spec["python"], "header_side", job.run_dir / "headers.process", common, worktree)
+    try:
+        ended: float | None = None
+        while headers.process.poll() is None and (ended is None or time.monotonic() - ended < _HEADERS_WAIT_S):
+            ended = time.monotonic() if ended is None and port.process.poll() is not None else ended
+            time.sleep(0.05)
+        first = _first(headers)
+        if first.get("verdict") == "fail":
+            return first
+        wait_for([port], lambda: None)
+        return {**port.value(), "headers": first["headers"], "headers_s": first.get("headers_s")}
+    finally:
+        headers.stop()
+        port.stop()
+
+
+def _first(child: Child) -> dict[str, Any]:
+    """What the headers said, or why they said nothing."""
+    child.stop()
+    try:
+        return child.value()
+    except ParityError as error:
+        return {"headers": f"not judged: {error.what}"[:300]}
 
 
 def official_entries(spec: dict[str, Any], job: Job) -> dict[str, Any]:
@@ -63,32 +102,161 @@ def official_entries(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     return {"entries": [item.to_json() for item in entries_of_model(runner.load(torch.float32)).values()]}
 
 
-def mapping_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
-    """Job of the port's process."""
-    files = weight_files(Path(spec["weights_folder"])) if spec.get("weights_folder") else []
-    official, values, duplicates = _official(spec, files)
+def header_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Job of the process that judges names and shapes: the port's loader on tensors without values."""
+    from .fake_load import ImportClock, replace_readers, without_values
+
+    replace_readers()
     runner = open_side(spec, "port", job)
-    names = [name for name in official if not name.endswith(DERIVED)]
-    model: torch.nn.Module | None
-    problem: ParityError | None = None
-    try:
-        model = runner.load(torch.float32)
-    except ParityError as error:
-        problem = error
-        model = _half_built(error.__cause__, spec.get("port_class") or "")
+    with ImportClock().running() as clock:
+        started = time.perf_counter()
+        headers = read_headers(Path(spec["weights_folder"]))
+        read_s = time.perf_counter() - started
+        refused, whole, model, why = "", "", None, ""
+        try:
+            with without_values():
+                model = runner.load(getattr(torch, headers.dtype))
+        except ParityError as error:
+            model = _half_built(error.__cause__, spec.get("port_class") or "")
+            refused, why = _refusal(error)
+            whole = str(error.__cause__)
+        rules = _rules(runner.mapping_of_adapter(), model, spec.get("port_class") or "")
+        names = [name for name in headers.entries if not name.endswith(DERIVED)]
+        planned = plan(rules, names) if rules is not None else None
+        proof = None
+        if model is not None and not why:
+            proof = misfit(
+                {name: headers.entries[name] for name in names},
+                {name: tuple(value.shape) for name, value in tensors_of_model(model).items()},
+                planned,
+                refused=refused,
+                buffers={name for name, _ in model.named_buffers()},
+                unused=_unused(runner, names),
+            )
+        if proof is not None and refused and not _names_one(whole, proof, planned):
+            proof, why = None, f"the loader's message names none of the tensors that do not fit: {refused}"
+        seconds = time.perf_counter() - started - clock.seconds
+    facts: dict[str, Any] = {"headers_s": round(seconds, 3), "headers_read_s": round(read_s, 3)}
+    fatal = any(finding.fatal for finding in headers.findings if finding.code in ("shard-absent", "index-wrong"))
+    if proof is None and fatal:
+        size = sum(item.elements for item in headers.entries.values())
+        proof = Proof(tensors=(0, len(names)), parameters=(0, size))
+        proof.findings = list(planned.findings) if planned else []
+    if proof is None:
+        fits = f"no answer ({why or refused}); the values decide" if why or refused else "names and shapes may fit"
+        return {**facts, "headers": fits[:300]}
+    proof.findings = [*headers.findings, *proof.findings]
+    facts["headers"] = "names and shapes cannot fit; no value was read"
+    return {**_result(spec, runner, headers.entries, proof, rules, model), **facts}
+
+
+def _refusal(error: ParityError) -> tuple[str, str]:
+    """What the loader said when it refused names or shapes; or why its failure says nothing about them."""
+    cause = error.__cause__
+    text = str(cause).strip().splitlines()[0][:200] if cause is not None and str(cause).strip() else error.what
+    kinds = (ValueError, KeyError, AssertionError, RuntimeError)
+    # What only tensors without values cause: asking for a value, or an operator that has no such version.
+    fake = ("fake", "Fake", "data-dependent", "data dependent", "meta", "storage", "data pointer", "swap")
+    if type(cause) not in kinds or any(word in text for word in fake):
+        return "", f"the loader cannot be run without values: {type(cause).__name__}: {text}"
+    return f"{type(cause).__name__}: {text}", ""
+
+
+def _names_one(message: str, proof: Proof, planned: Plan | None) -> bool:
+    """Whether a loader's message names a tensor that does not fit: then it failed for that reason and for no other."""
+    targets = planned.targets if planned is not None else {}
+    goal = {source.name: target for target, sources in targets.items() for source in sources}
+    names = {*proof.unexpected, *proof.missing, *(goal.get(name, name) for name in proof.unexpected)}
+    names.update(row[1] for row in proof.shape_mismatches)
+    return any(name in message for name in names)
+
+
+def mapping_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Job of the process that loads the port for real and compares values."""
+    headers = _official(spec)
+    runner = open_side(spec, "port", job)
+    names = [name for name in headers.entries if not name.endswith(DERIVED)]
+    kept = {name: headers.entries[name] for name in names}
+    values = FileTensors({name: headers.homes[name] for name in names}) if headers.homes else None
+    model, asked, problem = _load(runner, headers, spec.get("port_class") or "")
     rules = _rules(runner.mapping_of_adapter(), model, spec.get("port_class") or "")
-    planned = plan(rules, names) if rules else None
-    kept = {name: official[name] for name in names}
+    planned = plan(rules, names) if rules is not None else None
     tensors = tensors_of_model(model) if model is not None else {}
-    if problem is None:
-        port = {name: entry(name, value) for name, value in tensors.items()}
-        proof = prove(kept, port, tensors, planned, values)
-    else:
-        proof = _names_only(kept, {name: tuple(value.shape) for name, value in tensors.items()}, planned, problem)
-    proof.findings = [*duplicates, *proof.findings]
     buffers = {name for name, _ in model.named_buffers()} if model is not None else set()
+    unused = _unused(runner, names)
+    if problem is None:
+        with torch.no_grad():
+            proof = prove(kept, tensors, planned, values, asked=asked, buffers=buffers, unused=unused)
+    else:
+        seen = problem.seen.splitlines()[0] if problem.seen else problem.what
+        shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+        proof = misfit(kept, shapes, planned, refused=seen, buffers=buffers, unused=unused) or Proof(
+            tensors=(0, len(kept)),
+            parameters=(0, sum(item.elements for item in kept.values())),
+            findings=[
+                Finding("load-failed", f"The port's loader refused the weights: {seen}"),
+                *(planned.findings if planned else []),
+            ],
+        )
+    proof.findings = [*headers.findings, *proof.findings]
+    if model is not None and problem is None:
+        proof.findings += left_on_meta(model, tensors)
+    value = _result(spec, runner, headers.entries, proof, rules, model)
+    value["load_error"] = {"what": problem.what, "seen": problem.seen} if problem else None
+    value["asked_dtype"] = str(asked).removeprefix("torch.")
+    return value
+
+
+def _load(
+    runner: Runner, headers: Headers, port_class: str
+) -> tuple[torch.nn.Module | None, torch.dtype, ParityError | None]:
+    """The port in the dtype that most official elements are stored in, so that files stay memory-mapped.
+
+    Where that fails it is loaded in float32: not every loader runs in half precision on a CPU.
+    """
+    wanted = getattr(torch, headers.dtype)
+    problem: ParityError | None = None
+    for dtype in dict.fromkeys((wanted, torch.float32)):
+        try:
+            return runner.load(dtype), dtype, None
+        except ParityError as error:
+            problem = error
+    assert problem is not None
+    return _half_built(problem.__cause__, port_class), torch.float32, problem
+
+
+def _unused(runner: Runner, names: list[str]) -> set[str]:
+    """Official names that the adapter declares to be left out on purpose."""
+    patterns = runner.unused()
+    return {name for name in names if any(re.match(pattern, name) for pattern in patterns)}
+
+
+def left_on_meta(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> list[Finding]:
+    """Non-persistent buffers without values: no checkpoint holds them, so the model has to compute them."""
+    lost = [name for name, value in model.named_buffers() if value.device.type == "meta" and name not in tensors]
+    if not lost:
+        return []
+    message = (
+        f"{len(lost)} non-persistent buffers are still on the meta device, {lost[0]!r} first: compute them in "
+        "materialize_non_persistent_buffers(device, dtype)."
+    )
+    return [Finding("never-loaded", message, tuple(lost))]
+
+
+def _result(
+    spec: dict[str, Any],
+    runner: Runner,
+    official: dict[str, Entry],
+    proof: Proof,
+    rules: dict[str, Any] | None,
+    model: torch.nn.Module | None,
+) -> dict[str, Any]:
+    buffers = {name for name, _ in model.named_buffers()} if model is not None else set()
+    idle = [pattern for pattern in runner.unused() if not any(re.match(pattern, name) for name in official)]
+    for pattern in idle:
+        message = f"UNUSED pattern {pattern!r} of the adapter matches no official key."
+        proof.findings.append(Finding("unused-matches-nothing", message, (pattern,), fatal=False))
     missing = [name for name in proof.missing if name not in buffers]
-    derived = [name for name in official if name.endswith(DERIVED)]
     collisions = [item for item in proof.findings if item.code in ("collision", "duplicate-key")]
     suspects = [item for item in proof.findings if item.code not in ("collision", "duplicate-key")]
     bad = missing or proof.unexpected or proof.shape_mismatches or any(item.fatal for item in proof.findings)
@@ -99,16 +267,19 @@ def mapping_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         "parameters": list(proof.parameters),
         "missing": missing,
         "unexpected": proof.unexpected,
+        "unused_on_purpose": proof.unused,
         "shape_mismatches": [list(row) for row in proof.shape_mismatches],
         "collisions": [_row(item) for item in collisions],
         "suspects": [_row(item) for item in suspects],
         "suggestions": proof.suggestions,
-        "derived": derived,
+        "derived": [name for name in official if name.endswith(DERIVED)],
         "own_buffers": [name for name in proof.missing if name in buffers],
         "how": _count(proof),
         "rules": len(rules or {}),
         "source": spec.get("weights_folder") or "state dict of the official model",
-        "load_error": {"what": problem.what, "seen": problem.seen} if problem else None,
+        "load_error": None,
+        "headers": "",
+        "headers_s": None,
         "environment_patches": runner.patches,
         "depends_on": {
             **{f"worktree:{path}": digest for path, digest in imported_files(Path(spec["worktree"])).items()},
@@ -129,40 +300,26 @@ def _row(finding: Finding) -> dict[str, Any]:
 
 
 def _count(proof: Proof) -> dict[str, int]:
+    """How many links there are of each kind; splits are one kind, wherever they are cut."""
     found: dict[str, int] = {}
     for link in proof.links:
-        found[link.how] = found.get(link.how, 0) + 1
+        how = "split" if link.part else link.how
+        found[how] = found.get(how, 0) + 1
     return found
 
 
 def _digest(entries: dict[str, Entry]) -> str:
-    text = json.dumps(sorted((item.name, item.shape, item.digest) for item in entries.values()))
+    """Of names, shapes and dtypes (and values, where they were digested); the files themselves are hashed elsewhere."""
+    text = json.dumps(sorted((item.name, item.shape, item.dtype, item.digest) for item in entries.values()))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _official(
-    spec: dict[str, Any], files: list[Path]
-) -> tuple[dict[str, Entry], dict[str, torch.Tensor], list[Finding]]:
-    """The official tensors: from the files, streamed; or from the official process."""
-    if not files:
-        if spec.get("weights_folder"):
-            raise ParityError(
-                "The component's weights folder holds no safetensors file.",
-                seen=str(spec["weights_folder"]),
-                fix="Fetch the weights again with patterns that include the component's *.safetensors files.",
-            )
-        rows = json.loads(Path(spec["official_entries"]).read_text())
-        return {row["name"]: Entry.from_json(row) for row in rows}, {}, []
-    found: dict[str, Entry] = {}
-    home: dict[str, Path] = {}
-    duplicates = []
-    for name, tensor, path in read_files(files):
-        if name in found:
-            message = f"{name!r} is in {home[name].name} and in {path.name}; the loader keeps whichever it reads last."
-            duplicates.append(Finding("duplicate-key", message, (name,)))
-        found[name] = entry(name, tensor)
-        home[name] = path
-    return found, {}, duplicates
+def _official(spec: dict[str, Any]) -> Headers:
+    """The official tensors: the files' headers, or what the official process said."""
+    if spec.get("weights_folder"):
+        return read_headers(Path(spec["weights_folder"]))
+    rows = json.loads(Path(spec["official_entries"]).read_text())
+    return Headers({row["name"]: Entry.from_json(row) for row in rows})
 
 
 def _rules(adapter: dict[str, Any] | None, model: torch.nn.Module | None, port_class: str) -> dict[str, Any] | None:
@@ -192,27 +349,3 @@ def _half_built(error: BaseException | None, port_class: str) -> torch.nn.Module
     name = port_class.rpartition(".")[2]
     named = [module for module in found if type(module).__name__ == name]
     return next(iter(named or sorted(found, key=lambda module: -len(list(module.parameters())))), None)
-
-
-def _names_only(
-    official: dict[str, Entry], port: dict[str, tuple[int, ...]], planned: Plan | None, problem: ParityError
-) -> Proof:
-    """What names and shapes say when the port's loader refused the weights."""
-    proof = Proof(tensors=(0, len(official)), parameters=(0, sum(item.elements for item in official.values())))
-    message = f"The port's loader refused the weights: {problem.seen.splitlines()[0] if problem.seen else problem.what}"
-    proof.findings = [Finding("load-failed", message), *(planned.findings if planned else [])]
-    if planned is None or not port:
-        return proof
-    for target, sources in planned.targets.items():
-        if target not in port:
-            proof.unexpected += [source.name for source in sources]
-        elif sources[0].index is None and official[sources[-1].name].shape != port[target]:
-            name = sources[-1].name
-            proof.shape_mismatches.append((name, target, official[name].shape, port[target]))
-    proof.missing = [name for name in port if name not in planned.targets]
-    for name in proof.unexpected:
-        fits = [target for target in proof.missing if port[target] == official[name].shape]
-        if fits:
-            best = max(fits, key=lambda target: len(set(target.split(".")) & set(name.split("."))))
-            proof.suggestions.append(f"{name!r} may belong to {best!r}: same shape and the nearest name.")
-    return proof

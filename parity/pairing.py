@@ -47,8 +47,12 @@ def pair_modules(links: list[Link], port: Trace, official: Trace, overrides: dic
     for link in links:
         for name in _ancestors(_module_of(link.official)):
             held_official[name].add(link.official)
-        for name in _ancestors(_module_of(link.port)):
-            held_port[name].add(link.official)
+        home = _module_of(link.port)
+        for name in _ancestors(home):
+            if (
+                link.part is None or name != home
+            ):  # of a split tensor each module holds a part: none is the official one
+                held_port[name].add(link.official)
     _by_weights(pairs, held_port, held_official, port, official)
     _by_name(pairs, held_port, held_official, port, official)
     _functions_by_order(pairs, port, official)

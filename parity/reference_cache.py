@@ -18,7 +18,7 @@ from typing import Any
 
 from .audit import gpu_facts, sha256
 
-_PORT_HALF = ("load_port", "call_port", "param_mapping", "MODULE_MAP")
+_PORT_HALF = ("load_port", "call_port", "param_mapping", "MODULE_MAP", "UNUSED", "unused")
 _KEPT = 16
 
 

@@ -33,7 +33,7 @@ from .patches import apply_patches
 from .proof import Proof, prove
 from .seal import Seal
 from .trace import tracing
-from .weights import Entry, entries_of_model, entry, tensors_of_model
+from .weights import Entry, entries_of_model, tensors_of_model
 
 PERTURBATION = 1e-2
 """Size of the self-test's perturbations, relative to the standard deviation of what is perturbed."""
@@ -122,6 +122,10 @@ class Runner:
                 fix="Return pattern -> template or (template, index, total), as FastVideo's param_names_mapping.",
             )
         return value
+
+    def unused(self) -> tuple[str, ...]:
+        """Patterns of official keys that the port leaves out on purpose."""
+        return self.adapter.unused(self.context(self.items[0], torch.float32))
 
     def remark(self, code: str, message: str) -> None:
         if not any(entry["code"] == code and entry["message"] == message for entry in self.remarks):
@@ -588,9 +592,11 @@ def _prove(runner: Runner, model: torch.nn.Module) -> Proof:
     await_file(runner.shared / "entries.json", "load_official")
     rows = json.loads((runner.shared / "entries.json").read_text())
     official = {row["name"]: Entry.from_json(row) for row in rows}
-    values = tensors_of_model(model)
-    port = {name: entry(name, value) for name, value in values.items()}
-    return prove(official, port, values, plan(rules, official) if isinstance(rules, dict) and rules else None)
+    planned = plan(rules, official) if isinstance(rules, dict) and rules else None
+    buffers = {name for name, _ in model.named_buffers()}
+    patterns = runner.unused()
+    unused = {name for name in official if any(re.match(pattern, name) for pattern in patterns)}
+    return prove(official, tensors_of_model(model), planned, buffers=buffers, unused=unused)
 
 
 def _single_process_environment() -> None:

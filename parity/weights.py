@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from .digests import fingerprint
 from .errors import ParityError
-
-_CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -23,15 +21,17 @@ class Entry:
     Attributes:
         name: Key in the state dict.
         shape, dtype: As stored; dtype without ``torch.``.
-        digest: Of the values in float32 (integers in int64), so that a lossless cast does not change it.
+        digest: Of the values in order, the same after a lossless cast; empty when no value was read.
         constant: The value that all elements have, or none.
+        bag: Digest of the values whatever their order; empty when no value was read.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    digest: str
-    constant: float | None
+    digest: str = ""
+    constant: float | None = None
+    bag: str = ""
 
     @property
     def elements(self) -> int:
@@ -48,29 +48,17 @@ class Entry:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Entry:
         """Read `to_json`."""
-        return cls(row["name"], tuple(row["shape"]), row["dtype"], row["digest"], row["constant"])
-
-
-def digest(tensor: torch.Tensor) -> str:
-    """128-bit BLAKE2b of the values in row-major order: float32 for floating dtypes, int64 for the others."""
-    wide = torch.float32 if tensor.is_floating_point() or tensor.is_complex() else torch.int64
-    values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    flat = values.detach().reshape(-1)
-    state = hashlib.blake2b(digest_size=16)
-    for start in range(0, flat.numel(), _CHUNK):
-        state.update(flat[start : start + _CHUNK].to("cpu", wide).contiguous().numpy().data)
-    return state.hexdigest()
+        return cls(row["name"], tuple(row["shape"]), row["dtype"], row["digest"], row["constant"], row["bag"])
 
 
 def entry(name: str, tensor: torch.Tensor) -> Entry:
-    """Describe one tensor. A tensor on the meta device has no values and an empty digest."""
+    """Describe one tensor. A tensor on the meta device has no values and empty digests."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     shape = tuple(tensor.shape)
     if tensor.device.type == "meta":
-        return Entry(name, shape, dtype, "", None)
-    first = tensor.reshape(-1)[:1]
-    constant = float(first) if tensor.numel() and not tensor.is_complex() and bool((tensor == first).all()) else None
-    return Entry(name, shape, dtype, digest(tensor), constant)
+        return Entry(name, shape, dtype)
+    found = fingerprint(tensor)
+    return Entry(name, shape, dtype, found.ordered, found.constant, found.bag)
 
 
 def entries_of_model(model: torch.nn.Module) -> dict[str, Entry]:
@@ -79,8 +67,12 @@ def entries_of_model(model: torch.nn.Module) -> dict[str, Entry]:
 
 
 def tensors_of_model(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict without what is not a tensor (``_extra_state``)."""
-    return {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    """The state dict without modules' ``_extra_state``, which FastVideo's loader skips as well."""
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if isinstance(value, torch.Tensor) and not name.endswith("_extra_state")
+    }
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -88,20 +80,36 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.safetensors") if path.is_file())
 
 
-def read_files(paths: list[Path]) -> Iterator[tuple[str, torch.Tensor, Path]]:
-    """Stream ``(name, tensor, file)``, one tensor in memory at a time.
+class FileTensors(Mapping[str, torch.Tensor]):
+    """The tensors of safetensors files, each read (memory-mapped) when it is asked for and not kept.
+
+    Args:
+        homes: Name -> the file that holds it.
 
     Raises:
-        ParityError: A file is not a readable safetensors file.
+        ParityError: (On access.) A file is not a readable safetensors file.
     """
-    for path in paths:
+
+    def __init__(self, homes: Mapping[str, Path]) -> None:
+        self._homes = homes
+        self._open: dict[Path, Any] = {}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        path = self._homes[name]
         try:
-            with safe_open(path, framework="pt", device="cpu") as handle:
-                for name in handle.keys():  # noqa: SIM118  (safe_open has no __iter__)
-                    yield name, handle.get_tensor(name), path
+            if path not in self._open:
+                self._open[path] = safe_open(path, framework="pt", device="cpu")
+            tensor: torch.Tensor = self._open[path].get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise ParityError(
                 "A weights file cannot be read.",
                 seen=f"{path}: {error}",
                 fix="Fetch the weights again; a truncated download is the usual cause.",
             ) from error
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._homes)
+
+    def __len__(self) -> int:
+        return len(self._homes)

@@ -16,6 +16,7 @@ from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
 _SHOWN = 20
+_COUNTED = ("missing", "unexpected", "unused_on_purpose", "shape_mismatches", "collisions")
 
 
 class Coverage(BaseModel):
@@ -53,7 +54,11 @@ class CheckMappingResult(ToolResult):
     shape_mismatches: list[str] = Field(default=[])
     collisions: list[MappingFinding] = Field(default=[], description="Two sources for one target.")
     suspects: list[MappingFinding] = Field(default=[], description="Swapped, transposed, zero-filled, careless rules.")
-    suggestions: list[str] = Field(default=[])
+    suggestions: list[str] = Field(default=[], description="Rules, each tried on all keys.")
+    unused_on_purpose: list[str] = Field(default=[], description="Left out by the adapter's UNUSED: for review.")
+    how: dict[str, int] = Field(default={}, description="Tensors by the way they arrived.")
+    headers: str = Field(default="", description="What names and shapes said, before values.")
+    headers_s: float | None = Field(default=None, description="Seconds, without imports.")
     source: str = Field(default="", description="Where the official tensors were read.")
     counts: dict[str, int] = Field(default={}, description="Full lengths of the lists.")
 
@@ -112,11 +117,12 @@ def finish(ctx: ToolContext, run: Run) -> CheckMappingResult:
                 "why": " ".join(reasons[:3]),
                 "tensors": value["tensors"],
                 "parameters": value["parameters"],
-                **{name: len(value[name]) for name in ("missing", "unexpected", "shape_mismatches", "collisions")},
+                **{name: len(value[name]) for name in _COUNTED},
+                "unused_names": [clean(name) for name in value["unused_on_purpose"][:_SHOWN]],
             },
             depends_on=dependencies(port, run.arguments, value["depends_on"]),
         )
-    lists = ("missing", "unexpected", "shape_mismatches", "collisions", "suspects", "suggestions")
+    lists = (*_COUNTED, "suspects", "suggestions")
     # A rule for another variant of the model matches nothing; where all is well that is no suspicion.
     suspects = [row for row in value["suspects"] if row["code"] != "rule-never-matches" or verdict != "pass"]
     suspects.sort(key=lambda row: not row["fatal"])
@@ -136,13 +142,17 @@ def finish(ctx: ToolContext, run: Run) -> CheckMappingResult:
         collisions=[_finding(row) for row in value["collisions"][:_SHOWN]],
         suspects=[_finding(row) for row in suspects[:_SHOWN]],
         suggestions=[clean(text) for text in value["suggestions"][:_SHOWN]],
+        unused_on_purpose=[clean(name) for name in value["unused_on_purpose"][:_SHOWN]],
+        how=dict(sorted(value["how"].items(), key=lambda row: -row[1])[:_SHOWN]),
+        headers=clean(value["headers"]),
+        headers_s=value["headers_s"],
         source=value["source"],
         counts={
             **{name: len(value[name]) for name in lists},
             "suspects": len(suspects),
             "unused_rules": sum(row["code"] == "rule-never-matches" for row in value["suspects"]),
         },
-        next_step=_next_step(verdict, reasons, planned.name if planned else ""),
+        next_step=_next_step(verdict, reasons, planned.name if planned else "", value["unused_on_purpose"]),
     )
 
 
@@ -164,10 +174,14 @@ def _reasons(value: dict[str, Any]) -> list[str]:
     return found
 
 
-def _next_step(verdict: str, reasons: list[str], component: str) -> str:
+def _next_step(verdict: str, reasons: list[str], component: str, unused: list[str]) -> str:
     if verdict == "pass":
+        left_out = (
+            f"{len(unused)} official tensors are left out on purpose; whoever reviews sees them. " if unused else ""
+        )
         return (
-            f"Call run_component_parity for {component!r}: the weights are proven, now compare what the code computes."
+            f"{left_out}Call run_component_parity for {component!r}: the weights are proven, now compare what the "
+            "code computes."
         )
     if verdict == "inconclusive":
         return "No official tensor was found; call fetch_weights, or check the component's folder, then check_mapping."

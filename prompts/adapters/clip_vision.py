@@ -72,5 +72,11 @@ def param_mapping(ctx):
     }
 
 
+def unused(ctx):
+    """Official keys that the port leaves out on purpose: the last layer and the norm behind it are not built."""
+    last = _hf_config(ctx)["num_hidden_layers"] - 1
+    return (rf"^vision_model\.encoder\.layers\.{last}\.", r"^vision_model\.post_layernorm\.")
+
+
 def _hf_config(ctx):
     return json.loads((ctx.official_weights / "image_encoder" / "config.json").read_text())

@@ -105,7 +105,7 @@ def _compare(fault: Callable[[Model], None] | None) -> tuple[Culprit | None, lis
     official = Model().eval()
     torch.manual_seed(0)
     port = Model().eval()
-    proof = prove(entries_of_model(official), entries_of_model(port), tensors_of_model(port), None)
+    proof = prove(entries_of_model(official), tensors_of_model(port), None)
     if fault is not None:
         fault(port)
     x = torch.randn(3, 7, 8)

@@ -31,6 +31,12 @@ FINDINGS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
         ["blocks.1.w", "blocks.10.w"],
         ["rule-matches-too-much"],
     ),
+    "a dot that is not escaped": (
+        {r"^blocks.1.(.*)$": r"one.\1", r"^blocks\.\d+\.(.*)$": r"other.\1"},
+        ["blocks.1.w", "blocks_1.v", "blocks.2.w"],
+        ["rule-matches-too-much"],
+    ),
+    "a dot that stands for a letter": ({r"^attn.(.*)$": r"a.\1"}, ["attn.w", "attn.v"], []),
     "ends at a dot": ({r"blocks\.1\.": "layers.one."}, ["blocks.1.w", "blocks.10.w"], []),
     "replaces every occurrence": ({"norm": "n"}, ["norm.norm.weight"], ["rule-replaces-twice"]),
     "hidden by an earlier rule": (
@@ -60,6 +66,17 @@ def test_what_is_wrong_is_named_and_what_is_right_is_not(case: str) -> None:
     assert _codes(mapping, names) == codes
     fatal = {finding.code for finding in plan(mapping, names).findings if finding.fatal}
     assert fatal == set(codes) - {"rule-never-matches"}
+
+
+def test_a_fault_of_many_keys_is_one_finding() -> None:
+    found = plan({r"blocks\.1": "b"}, [f"blocks.1{n}.w" for n in range(10)]).findings
+    careless = [finding for finding in found if finding.code == "rule-matches-too-much"]
+    assert len(careless) == 1 and len(careless[0].names) == 11 and "and 9 more" in careless[0].message
+
+
+def test_parts_that_are_not_numbered_from_zero_are_the_keyerror_that_they_become() -> None:
+    found = plan({r"^q$": ("qk", 1, 2), r"^k$": ("qk", 2, 2)}, ["q", "k"]).findings
+    assert "KeyError" in found[0].message
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,7 @@ def _pair(seed: int) -> tuple[dict[str, str], dict[str, str], dict[str, object]]
         f"{names[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": item
         for name, item in entries_of_model(model).items()
     }
-    port = entries_of_model(model)
-    proof = prove(official, port, tensors_of_model(model), None)
+    proof = prove(official, tensors_of_model(model), None)
     assert proof.tensors[0] == proof.tensors[1] > 0
     pairs = pair_modules(proof.links, traces[0], _renamed(traces[1], names), {})
     return {pair.port: pair.official for pair in pairs.values()}, names, coverage(pairs, traces[0])

@@ -35,7 +35,49 @@ def test_a_rule_that_is_missing_fails_and_names_the_tensors(tiny: Any) -> None:
         result = check_mapping(tiny.ctx, tiny.port_id, "transformer")
     assert result.verdict == "fail"
     assert "down.weight" in result.missing and "second.weight" in result.unexpected
+    assert result.headers == "names and shapes cannot fit; no value was read" and result.headers_s is not None
+    assert any('r"^second\\.(.*)$": r"down.\\1" (2 tensors' in text for text in result.suggestions), result.suggestions
     assert tiny.entries()[-1].verdict == "fail"
+
+
+def test_a_loader_that_needs_values_is_judged_by_values_alone(tiny: Any) -> None:
+    """Project: what fails without values for another reason than names and shapes is no verdict."""
+    edit = "model, state = TinyNet(), {}\n"
+    with tiny.edited(ADAPTER, edit, edit + '    assert float(weights(ctx)["first.bias"].sum()) != 1e9\n'):
+        result = check_mapping(tiny.ctx, tiny.port_id, "transformer")
+    assert result.verdict == "pass" and result.headers.startswith("no answer (the loader cannot be run without values")
+
+
+def test_weights_left_out_on_purpose_pass_and_are_shown(tiny: Any) -> None:
+    """Project: a declaration of the adapter, in the result and in the evidence; a false one fails."""
+    start, store = "CASES = {", "        state[name] = value\n"
+    declared = 'UNUSED = (r"^norm\\.",)\nCASES = {'
+    with (
+        tiny.edited("fastvideo/tiny.py", "eps=1e-6)", "eps=1e-6, elementwise_affine=False)"),
+        tiny.edited(ADAPTER, store, '        if not name.startswith("norm"):\n    ' + store),
+    ):
+        assert check_mapping(tiny.ctx, tiny.port_id, "transformer").verdict == "fail"
+        with tiny.edited(ADAPTER, start, declared):
+            result = check_mapping(tiny.ctx, tiny.port_id, "transformer")
+    assert result.verdict == "pass" and result.unused_on_purpose == ["norm.bias", "norm.weight"], result
+    assert result.coverage is not None and result.coverage.tensors_total == 4
+    assert "2 official tensors are left out on purpose" in result.next_step
+    assert tiny.entries()[-1].summary["unused_names"] == ["norm.bias", "norm.weight"]
+    with tiny.edited(ADAPTER, start, declared):
+        result = check_mapping(tiny.ctx, tiny.port_id, "transformer")
+    assert result.verdict == "fail" and "unused-arrives" in {row.code for row in result.suspects}
+
+
+def test_an_index_that_names_a_file_that_is_not_there_fails_before_a_value_is_read(tiny: Any) -> None:
+    folder = Path(tiny.port.weights.path) / "transformer"
+    index = folder / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"first.weight": "model.safetensors", "third.weight": "model-2.safetensors"}}')
+    try:
+        result = check_mapping(tiny.ctx, tiny.port_id, "transformer")
+    finally:
+        index.unlink()
+    assert result.verdict == "fail" and result.suspects[0].code == "shard-absent", result
+    assert "model-2.safetensors" in result.next_step
 
 
 def test_another_adapter_is_no_evidence_for_the_gate(tiny: Any) -> None:
