@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -96,6 +97,7 @@ class Runner:
     def load(self, dtype: torch.dtype) -> torch.nn.Module:
         """Load the model in ``dtype`` with the flags reset, and put it in eval mode."""
         reset_flags()
+        self._release()
         torch.manual_seed(0)
         model = self.adapter.load_model(self.side, self.context(self.items[0], dtype))
         if model.training:
@@ -109,6 +111,12 @@ class Runner:
             self.remark("default-dtype", f"load_{self.side} left torch's default dtype at {changed}; it was set back.")
         reset_flags()
         return model
+
+    def _release(self) -> None:
+        """Give back what earlier models and forwards left in the allocator: the other side shares the card."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def mapping_of_adapter(self) -> dict[str, Any] | None:
         """The adapter's own ``param_mapping``, if it has one."""

@@ -35,7 +35,7 @@ class ParityCase(BaseModel):
     verdict: Verdict
     logic_ratio: float | None = Field(description="float32: port error / reference's own rounding error.")
     precision_ratio: float | None = Field(description="The same in the production dtype.")
-    strict: bool | None = Field(description="The old rule: atol = rtol = 1e-4 in float32.")
+    strict: bool | None = Field(description="atol = rtol = 1e-4 in float32.")
     relative_l2: float | None = Field(description="Port against the float64 reference.")
     max_abs: float | None = Field(description="Port against the official float32 output.")
     worst_module: str | None
@@ -43,13 +43,13 @@ class ParityCase(BaseModel):
 
 
 class Culprit(BaseModel):
-    """Where the port stops agreeing."""
+    """Where the port goes wrong."""
 
     model_config = ConfigDict(extra="forbid")
 
     module: str = Field(description="Port module; '' is the root.")
     official_module: str | None
-    kind: Literal["module", "glue"] = Field(description="glue: code between two calls.")
+    kind: Literal["module", "glue", "weights"] = Field(description="glue: code between two calls.")
     file: str
     line: int
     end_line: int
@@ -87,6 +87,9 @@ class RunComponentParityResult(ToolResult):
     cases: list[ParityCase] = Field(default=[])
     findings: list[ParityFinding] = Field(default=[])
     culprit: Culprit | None = None
+    confirmed: bool = False
+    more_culprits: list[str] = Field(default=[])
+    trials: list[str] = Field(default=[], description="Changes that remove the error.")
     dtype_audit: list[dict[str, str]] = Field(default=[], description="Places where the sides' dtypes differ.")
     attention_backends: dict[str, Any] = Field(default={}, description="What each side really ran.")
     self_test: SelfTest | None = None
@@ -122,6 +125,7 @@ def run_component_parity(
     spec["seeds"] = _checked_seeds(seeds)
     spec["dtypes"] = _checked_dtypes(dtypes)
     spec["align_backends"] = align_backends
+    spec["trials"] = True
     spec["reference_cache"] = str(ctx.home / "cache" / "reference")
     spec["trusted_references"] = _trusted(ctx, port_id)
     run = start_and_wait(
@@ -211,6 +215,9 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
         cases=[_case(row) for row in value["cases"][:_SHOWN]],
         findings=[_finding(row) for row in value["findings"][:_SHOWN]],
         culprit=culprit,
+        confirmed=value["confirmed"],
+        more_culprits=[_place(row, Path(port.worktree)) for row in value["culprits"][1:4]],
+        trials=[clean(_trial(row))[:300] for trial in value["trials"] for row in trial["found"]][:6],
         dtype_audit=value["dtype_audit"][:_SHOWN],
         attention_backends=value["attention_backends"],
         self_test=SelfTest(
@@ -221,7 +228,7 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
         reference=_reference(value["reference"]),
         paired=f"{value['pairing']['paired']} of {value['pairing']['modules']} called modules",
         environment_patches=value["environment_patches"],
-        next_step=_backend_step(verdict, value["attention_backends"])
+        next_step=_backend_step(verdict, value["attention_backends"], value["confirmed"])
         or _next_step(verdict, culprit, reasons, bool(run.arguments["complete"])),
     )
 
@@ -265,6 +272,15 @@ def _culprit(row: dict[str, Any] | None, worktree: Path) -> Culprit | None:
     return Culprit(**{**row, "file": file.relative_to(worktree).as_posix() if inside else str(file)})
 
 
+def _place(row: dict[str, Any], worktree: Path) -> str:
+    found = _culprit(row, worktree)
+    return f"{found.module} ({found.kind}), {found.file}:{found.line}-{found.end_line}" if found else ""
+
+
+def _trial(row: dict[str, Any]) -> str:
+    return f"{Path(row['file']).name}:{row['line']}: with {row['words']} the error is {row['after']:.1g}"
+
+
 def _reasons(value: dict[str, Any]) -> list[str]:
     found = [row["message"] for row in value["findings"] if row["verdict"] == value["verdict"] != "pass"]
     if value["culprit"] and value["verdict"] != "pass":
@@ -290,14 +306,14 @@ def _summary(value: dict[str, Any], reasons: list[str]) -> dict[str, Any]:
     }
 
 
-def _backend_step(verdict: Verdict, backends: dict[str, Any]) -> str:
-    """What to do next because of the attention backends, or "" when they are no reason."""
+def _backend_step(verdict: Verdict, backends: dict[str, Any], confirmed: bool) -> str:
+    """What to do next because of the attention backends, or "" when they are no reason (a confirmed culprit is one)."""
     if backends["aligned"] and verdict == "pass":
         return (
             "Both sides agree on math SDPA: a failure without align_backends comes from the attention backend. This "
             "run is a diagnosis and no evidence: call run_component_parity without align_backends for the gate."
         )
-    if backends["differs"] and not backends["aligned"] and verdict != "pass":
+    if backends["differs"] and not backends["aligned"] and verdict != "pass" and not confirmed:
         return (
             "The sides ran different attention kernels: call run_component_parity with align_backends=true before "
             "looking deeper."
