@@ -36,8 +36,8 @@ class ParityCase(BaseModel):
     logic_ratio: float | None = Field(description="float32: port error / reference's own rounding error.")
     precision_ratio: float | None = Field(description="The same in the production dtype.")
     strict: bool | None = Field(description="atol = rtol = 1e-4 in float32.")
-    relative_l2: float | None = Field(description="Port against the float64 reference.")
-    max_abs: float | None = Field(description="Port against the official float32 output.")
+    relative_l2: float | None
+    max_abs: float | None
     worst_module: str | None
     worst_module_ratio: float | None
 
@@ -94,7 +94,7 @@ class RunComponentParityResult(ToolResult):
     attention_backends: dict[str, Any] = Field(default={}, description="What each side really ran.")
     self_test: SelfTest | None = None
     reference: str = ""
-    paired: str = Field(default="", description="Modules that have an official counterpart.")
+    paired: str = ""
     environment_patches: list[str] = Field(default=[])
 
 
