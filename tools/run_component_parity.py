@@ -89,7 +89,7 @@ class RunComponentParityResult(ToolResult):
     culprit: Culprit | None = None
     confirmed: bool = False
     more_culprits: list[str] = Field(default=[])
-    trials: list[str] = Field(default=[], description="Changes that remove the error.")
+    trials: list[str] = Field(default=[])
     dtype_audit: list[dict[str, str]] = Field(default=[], description="Places where the sides' dtypes differ.")
     attention_backends: dict[str, Any] = Field(default={}, description="What each side really ran.")
     self_test: SelfTest | None = None

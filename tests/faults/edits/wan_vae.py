@@ -294,9 +294,10 @@ REWRITES = [
         "id": "wan_vae-rewrite-norm-formula",
         "file": MODEL,
         "old": "F.normalize(x, dim=(1 if self.channel_first else -1)) * self.scale * self.gamma",
-        "new": "x / x.pow(2).sum(1, keepdim=True).sqrt().clamp_min(1e-12) * (self.scale * self.gamma)",
+        "new": "(x.float() / x.float().pow(2).sum(1, keepdim=True).sqrt().clamp_min(1e-12)).to(x.dtype) "
+        "* (self.scale * self.gamma)",
         "category": "norm",
-        "note": "The norm written out, both factors multiplied first.",
+        "note": "The norm written out in float32, both factors multiplied first.",
     },
     {
         "id": "wan_vae-rewrite-attention-by-hand",
