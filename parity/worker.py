@@ -24,7 +24,7 @@ JOBS = {
     "component_parity": "component_job:component_parity",
     "check_mapping": "mapping_job:check_mapping",
     "side": "side:run_side",
-    "header_side": "mapping_job:header_side",
+    "header_side": "header_job:header_side",
     "mapping_side": "mapping_job:mapping_side",
     "official_entries": "mapping_job:official_entries",
 }
