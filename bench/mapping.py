@@ -197,7 +197,7 @@ def _values(folder: Path, gib: float) -> None:
 
 
 def _headers(pairs: Any, worktree: Path, folder: Path) -> None:
-    from _pairs_parity import job, mapping_job
+    from _pairs_parity import header_job, job
 
     shapes = wan_14b()
     write_sparse(folder / "wan" / "transformer", shapes)
@@ -211,7 +211,7 @@ def _headers(pairs: Any, worktree: Path, folder: Path) -> None:
             (folder / "more" / "transformer" / "config.json").write_text(json.dumps(WAN_CONFIG))
         source, run = folder / ("more" if extra else "wan"), folder / f"run-{title}"
         run.mkdir()
-        value = mapping_job.header_side(pairs.spec_of(wan, worktree, source, run), job.Job(run))
+        value = header_job.header_side(pairs.spec_of(wan, worktree, source, run), job.Job(run))
         total = sum(math.prod(shape) for shape in (shapes | extra).values())
         print(  # noqa: T201
             f"headers, {title}: {total / 1e9:.1f}B parameters in {value['headers_s']:.2f} s without imports (reading "

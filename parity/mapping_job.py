@@ -19,7 +19,7 @@ from .errors import ParityError
 from .fit import misfit
 from .headers import Headers, read_headers
 from .job import Job
-from .mapping import Finding, Plan, plan
+from .mapping import Finding, plan
 from .proof import Proof, prove
 from .side import Runner, open_side
 from .weights import Entry, FileTensors, entries_of_model, tensors_of_model
@@ -102,75 +102,6 @@ def official_entries(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     return {"entries": [item.to_json() for item in entries_of_model(runner.load(torch.float32)).values()]}
 
 
-def header_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
-    """Job of the process that judges names and shapes: the port's loader on tensors without values."""
-    from .fake_load import ImportClock, replace_readers, without_values
-
-    replace_readers()
-    runner = open_side(spec, "port", job)
-    with ImportClock().running() as clock:
-        started = time.perf_counter()
-        headers = read_headers(Path(spec["weights_folder"]))
-        read_s = time.perf_counter() - started
-        refused, whole, model, why = "", "", None, ""
-        try:
-            with without_values():
-                model = runner.load(getattr(torch, headers.dtype))
-        except ParityError as error:
-            model = _half_built(error.__cause__, spec.get("port_class") or "")
-            refused, why = _refusal(error)
-            whole = str(error.__cause__)
-        rules = _rules(runner.mapping_of_adapter(), model, spec.get("port_class") or "")
-        names = [name for name in headers.entries if not name.endswith(DERIVED)]
-        planned = plan(rules, names) if rules is not None else None
-        proof = None
-        if model is not None and not why:
-            proof = misfit(
-                {name: headers.entries[name] for name in names},
-                {name: tuple(value.shape) for name, value in tensors_of_model(model).items()},
-                planned,
-                refused=refused,
-                buffers={name for name, _ in model.named_buffers()},
-                unused=_unused(runner, names),
-            )
-        if proof is not None and refused and not _names_one(whole, proof, planned):
-            proof, why = None, f"the loader's message names none of the tensors that do not fit: {refused}"
-        seconds = time.perf_counter() - started - clock.seconds
-    facts: dict[str, Any] = {"headers_s": round(seconds, 3), "headers_read_s": round(read_s, 3)}
-    fatal = any(finding.fatal for finding in headers.findings if finding.code in ("shard-absent", "index-wrong"))
-    if proof is None and fatal:
-        size = sum(item.elements for item in headers.entries.values())
-        proof = Proof(tensors=(0, len(names)), parameters=(0, size))
-        proof.findings = list(planned.findings) if planned else []
-    if proof is None:
-        fits = f"no answer ({why or refused}); the values decide" if why or refused else "names and shapes may fit"
-        return {**facts, "headers": fits[:300]}
-    proof.findings = [*headers.findings, *proof.findings]
-    facts["headers"] = "names and shapes cannot fit; no value was read"
-    return {**_result(spec, runner, headers.entries, proof, rules, model), **facts}
-
-
-def _refusal(error: ParityError) -> tuple[str, str]:
-    """What the loader said when it refused names or shapes; or why its failure says nothing about them."""
-    cause = error.__cause__
-    text = str(cause).strip().splitlines()[0][:200] if cause is not None and str(cause).strip() else error.what
-    kinds = (ValueError, KeyError, AssertionError, RuntimeError)
-    # What only tensors without values cause: asking for a value, or an operator that has no such version.
-    fake = ("fake", "Fake", "data-dependent", "data dependent", "meta", "storage", "data pointer", "swap")
-    if type(cause) not in kinds or any(word in text for word in fake):
-        return "", f"the loader cannot be run without values: {type(cause).__name__}: {text}"
-    return f"{type(cause).__name__}: {text}", ""
-
-
-def _names_one(message: str, proof: Proof, planned: Plan | None) -> bool:
-    """Whether a loader's message names a tensor that does not fit: then it failed for that reason and for no other."""
-    targets = planned.targets if planned is not None else {}
-    goal = {source.name: target for target, sources in targets.items() for source in sources}
-    names = {*proof.unexpected, *proof.missing, *(goal.get(name, name) for name in proof.unexpected)}
-    names.update(row[1] for row in proof.shape_mismatches)
-    return any(name in message for name in names)
-
-
 def mapping_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     """Job of the process that loads the port for real and compares values."""
     headers = _official(spec)
@@ -179,11 +110,11 @@ def mapping_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     kept = {name: headers.entries[name] for name in names}
     values = FileTensors({name: headers.homes[name] for name in names}) if headers.homes else None
     model, asked, problem = _load(runner, headers, spec.get("port_class") or "")
-    rules = _rules(runner.mapping_of_adapter(), model, spec.get("port_class") or "")
+    rules = rules_of(runner.mapping_of_adapter(), model, spec.get("port_class") or "")
     planned = plan(rules, names) if rules is not None else None
     tensors = tensors_of_model(model) if model is not None else {}
     buffers = {name for name, _ in model.named_buffers()} if model is not None else set()
-    unused = _unused(runner, names)
+    unused = unused_names(runner, names)
     if problem is None:
         with torch.no_grad():
             proof = prove(kept, tensors, planned, values, asked=asked, buffers=buffers, unused=unused)
@@ -201,7 +132,7 @@ def mapping_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     proof.findings = [*headers.findings, *proof.findings]
     if model is not None and problem is None:
         proof.findings += left_on_meta(model, tensors)
-    value = _result(spec, runner, headers.entries, proof, rules, model)
+    value = mapping_result(spec, runner, headers.entries, proof, rules, model)
     value["load_error"] = {"what": problem.what, "seen": problem.seen} if problem else None
     value["asked_dtype"] = str(asked).removeprefix("torch.")
     return value
@@ -222,10 +153,10 @@ def _load(
         except ParityError as error:
             problem = error
     assert problem is not None
-    return _half_built(problem.__cause__, port_class), torch.float32, problem
+    return half_built(problem.__cause__, port_class), torch.float32, problem
 
 
-def _unused(runner: Runner, names: list[str]) -> set[str]:
+def unused_names(runner: Runner, names: list[str]) -> set[str]:
     """Official names that the adapter declares to be left out on purpose."""
     patterns = runner.unused()
     return {name for name in names if any(re.match(pattern, name) for pattern in patterns)}
@@ -243,7 +174,7 @@ def left_on_meta(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> li
     return [Finding("never-loaded", message, tuple(lost))]
 
 
-def _result(
+def mapping_result(
     spec: dict[str, Any],
     runner: Runner,
     official: dict[str, Entry],
@@ -322,7 +253,7 @@ def _official(spec: dict[str, Any]) -> Headers:
     return Headers({row["name"]: Entry.from_json(row) for row in rows})
 
 
-def _rules(adapter: dict[str, Any] | None, model: torch.nn.Module | None, port_class: str) -> dict[str, Any] | None:
+def rules_of(adapter: dict[str, Any] | None, model: torch.nn.Module | None, port_class: str) -> dict[str, Any] | None:
     """``param_mapping`` of the adapter, else the model's ``param_names_mapping``, else the class's."""
     if adapter is not None:
         return adapter
@@ -339,7 +270,7 @@ def _import(path: str) -> Any:
         return None
 
 
-def _half_built(error: BaseException | None, port_class: str) -> torch.nn.Module | None:
+def half_built(error: BaseException | None, port_class: str) -> torch.nn.Module | None:
     """The port's model as it stood when its loader raised: it is a local variable of some frame of the traceback."""
     found: list[torch.nn.Module] = []
     trace: TracebackType | None = error.__traceback__ if error is not None else None

@@ -26,7 +26,7 @@ JOBS = {
     "side": "side:run_side",
     "lab_official": "lab:lab_official",
     "lab_port": "lab:lab_port",
-    "header_side": "mapping_job:header_side",
+    "header_side": "header_job:header_side",
     "mapping_side": "mapping_job:mapping_side",
     "official_entries": "mapping_job:official_entries",
 }

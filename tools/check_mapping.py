@@ -103,6 +103,7 @@ def finish(ctx: ToolContext, run: Run) -> CheckMappingResult:
     value = require_value(ctx, run)
     verdict = value["verdict"]
     reasons = _reasons(value)
+    only_unexpected = bool(value["unexpected"]) and len(reasons) == 1
     port = ctx.ports.get(str(run.port_id))
     planned = port.component(run.arguments["component"])
     if planned is not None:
@@ -152,7 +153,9 @@ def finish(ctx: ToolContext, run: Run) -> CheckMappingResult:
             "suspects": len(suspects),
             "unused_rules": sum(row["code"] == "rule-never-matches" for row in value["suspects"]),
         },
-        next_step=_next_step(verdict, reasons, planned.name if planned else "", value["unused_on_purpose"]),
+        next_step=_next_step(
+            verdict, reasons, planned.name if planned else "", value["unused_on_purpose"], only_unexpected
+        ),
     )
 
 
@@ -174,7 +177,7 @@ def _reasons(value: dict[str, Any]) -> list[str]:
     return found
 
 
-def _next_step(verdict: str, reasons: list[str], component: str, unused: list[str]) -> str:
+def _next_step(verdict: str, reasons: list[str], component: str, unused: list[str], only_unexpected: bool) -> str:
     if verdict == "pass":
         left_out = (
             f"{len(unused)} official tensors are left out on purpose; whoever reviews sees them. " if unused else ""
@@ -185,6 +188,11 @@ def _next_step(verdict: str, reasons: list[str], component: str, unused: list[st
         )
     if verdict == "inconclusive":
         return "No official tensor was found; call fetch_weights, or check the component's folder, then check_mapping."
+    if verdict == "fail" and only_unexpected:
+        return (
+            "Official tensors arrive nowhere: add them to the port or its mapping, or, if the port leaves them out on "
+            'purpose, say so in the adapter (UNUSED = (r"^pattern",), for review); then call check_mapping again.'
+        )
     first = clean(reasons[0])[:300] if reasons else "Not every tensor arrived."
     return f"Repair the mapping ({first}) in the port's param_names_mapping, then call check_mapping again."
 

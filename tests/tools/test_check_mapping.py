@@ -56,7 +56,8 @@ def test_weights_left_out_on_purpose_pass_and_are_shown(tiny: Any) -> None:
         tiny.edited("fastvideo/tiny.py", "eps=1e-6)", "eps=1e-6, elementwise_affine=False)"),
         tiny.edited(ADAPTER, store, '        if not name.startswith("norm"):\n    ' + store),
     ):
-        assert check_mapping(tiny.ctx, tiny.port_id, "transformer").verdict == "fail"
+        refused = check_mapping(tiny.ctx, tiny.port_id, "transformer")
+        assert refused.verdict == "fail" and "UNUSED" in refused.next_step
         with tiny.edited(ADAPTER, start, declared):
             result = check_mapping(tiny.ctx, tiny.port_id, "transformer")
     assert result.verdict == "pass" and result.unused_on_purpose == ["norm.bias", "norm.weight"], result

@@ -234,7 +234,7 @@ REWRITES = [
         "old": "attn = F.softmax(attn.float(), dim=-1).type_as(attn)",
         "new": "attn = F.softmax(attn, dim=-1)",
         "category": "dtype",
-        "note": "torch's softmax works in float32 inside and rounds once, as the cast around it does: equal bit for bit.",
+        "note": "torch's softmax works in float32 inside and rounds once, as the cast around it does: equal bits.",
     },
     {
         "id": "umt5-rewrite-matmul",
