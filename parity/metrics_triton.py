@@ -47,8 +47,8 @@ class Configuration:
 
     groups: int = 1
     warps: int = 1
-    tiles: int = 256
-    registers: int | None = 80
+    tiles: int = 512
+    registers: int | None = None
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]

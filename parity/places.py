@@ -51,6 +51,8 @@ class Places:
             if child in self.compared:
                 return self.glue(parent, self.calls[child], user, numbers, sure=True)
             if self.made(child, wrong):
+                if self.given_unknown(child, parent):
+                    return self.glue(parent, None, self.calls[child], numbers, sure=False)
                 return self.inside(child, numbers, depth + 1)
         handed = self.handed_in(parent, wrong)
         if handed and self.calls[parent].parent >= 0 and parent not in self.compared and depth < 20:
@@ -68,6 +70,12 @@ class Places:
         sizes = {self.comparison.port.tensors[tensor].elements for tensor in wrong}
         strange = self.blame.unexplained_outputs(self.calls[child])
         return any(self.comparison.port.tensors[tensor].elements in sizes for tensor in strange)
+
+    def given_unknown(self, child: int, parent: int) -> bool:
+        """Whether a call without counterpart is given a tensor that its caller made and the official model does not."""
+        outer = [tensor for _, tensor in self.calls[parent].inputs]
+        strange = self.blame.unexplained_inputs(self.calls[child])
+        return any(not any(self.blame.same(tensor, given) for given in outer) for tensor in strange)
 
     def handed_in(self, parent: int, wrong: list[int]) -> list[int]:
         """Inputs of a call without counterpart that are the wrong tensors themselves, or unknown single numbers."""
