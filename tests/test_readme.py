@@ -421,7 +421,7 @@ VERDICTS, GATE, PATCH_TABLE = "## What a verdict means", "## The gate", "## Envi
 
 def test_the_bands_are_those_of_the_engine() -> None:
     assert band_problems(TEXT) == []
-    assert band_problems(TEXT.replace("at most 1.5 | above 3", "at most 1.6 | above 3")) == ["logic ratio"]
+    assert band_problems(TEXT.replace("at most 2 | above 3", "at most 1.6 | above 3")) == ["logic ratio"]
 
 
 def gate_problems(text: str) -> list[str]:
