@@ -29,7 +29,7 @@ import sys, torch
 from diffusers import WanTransformer3DModel
 torch.manual_seed(0)
 with torch.device(sys.argv[3]):
-    model = WanTransformer3DModel(num_layers=int(sys.argv[2]))
+    model = WanTransformer3DModel(num_layers=int(sys.argv[2]), num_attention_heads=12, ffn_dim=8960)
 with torch.no_grad():
     for name, value in model.named_parameters():
         if value.ndim == 1:
