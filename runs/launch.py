@@ -12,16 +12,15 @@ from .processes import MARKER
 SUPERVISOR = "FASTVIDEO_PORT_SUPERVISOR"
 
 # No core files: they would land in the worktree, as large as the model.
-# PR_SET_PDEATHSIG (1) with SIGKILL (9): without its supervisor nobody would stop the worker or keep its GPU lease.
+# PR_SET_PDEATHSIG (1) with SIGKILL (9): without its supervisor nobody would stop the worker or keep its GPU lease. Who
+# was orphaned before that has another parent already; the supervisor's number still answers while it is a zombie.
 _SAFE_START = f"""\
 import importlib, importlib.util, os, resource, sys
 place, job, run_dir = sys.argv[1:4]
 if sys.platform == "linux":
     import ctypes
     ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
-    try:
-        os.kill(int(os.environ["{SUPERVISOR}"]), 0)
-    except ProcessLookupError:
+    if os.getppid() != int(os.environ["{SUPERVISOR}"]):
         sys.exit("the supervisor of this run is gone")
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 """
