@@ -9,37 +9,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 from fastvideo_port.parity.metrics import Distance, distance, fallback
+from timing import measure
 
 Run = Callable[[], object]
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-
-
-def measure(run: Run, device: torch.device, repeats: int) -> float:
-    """Median milliseconds of ``run`` after two warm-up calls."""
-    times = []
-    for turn in range(repeats + 2):
-        if device.type == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            torch.cuda.synchronize()
-            begin.record()
-            run()
-            end.record()
-            torch.cuda.synchronize()
-            took = float(begin.elapsed_time(end))
-        else:
-            start = time.perf_counter()
-            run()
-            took = (time.perf_counter() - start) * 1000
-        if turn >= 2:
-            times.append(took)
-    return statistics.median(times)
 
 
 def usual(a: torch.Tensor, b: torch.Tensor) -> list[float]:

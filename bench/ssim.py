@@ -7,14 +7,13 @@ CUDA events over frames that already lie there; "cold" rows include the copy to 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from fastvideo_port.parity.ssim import Scorer
+from timing import measure
 
 Run = Callable[[], torch.Tensor]
 
@@ -31,27 +30,6 @@ def clip(frames: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tens
     reference = torch.stack(pictures)
     noise = torch.randint(-12, 13, reference.shape, generator=random, dtype=torch.int16)
     return reference, (reference.short() + noise).clamp(0, 255).byte()
-
-
-def measure(run: Run, device: torch.device, repeats: int) -> float:
-    """Median milliseconds of ``run`` after two warm-up calls."""
-    for _ in range(2 if repeats > 1 else 0):
-        run()
-    times = []
-    for _ in range(repeats):
-        if device.type == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            torch.cuda.synchronize()
-            begin.record()
-            run()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(float(begin.elapsed_time(end)))
-        else:
-            start = time.perf_counter()
-            run()
-            times.append((time.perf_counter() - start) * 1000)
-    return statistics.median(times)
 
 
 def msssim_loop(reference: torch.Tensor, candidate: torch.Tensor, name: str) -> torch.Tensor:
@@ -108,7 +86,7 @@ def main() -> None:
     write(f"{'':32} {'ms':>10} {'ms/frame':>10} {'ratio':>8} {'max |difference|':>18}\n")
     first = None
     for name, run, kind, times in rows:
-        took = measure(run, device, times)
+        took = measure(run, device, times, warm_up=2 if times > 1 else 0)
         first = first or took
         gap = f"{np.abs(run().cpu().numpy() - expected[kind].numpy()).max():.1e}" if kind else ""
         write(f"{name:32} {took:10.2f} {took / frames:10.3f} {took / first:8.1f} {gap:>18}\n")

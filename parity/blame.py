@@ -19,6 +19,10 @@ _WRONG_VALUES = (
     "merge-order",
     "left-unfilled",
     "transposed",
+    "permuted",
+    "rows-swapped",
+    "rows-unfilled",
+    "zero-filled",
     "never-loaded",
 )
 """Findings of the proof after which a module holds something else than it should."""
@@ -126,7 +130,7 @@ class Blame:
         call = self.calls[index]
         parent = self.calls[call.parent] if call.parent >= 0 else call
         why = (
-            f"{_name(parent)} calls {_name(call)} once more than the official code does (call {call.occurrence + 1}, "
+            f"{named(parent)} calls {named(call)} once more than the official code does (call {call.occurrence + 1}, "
             f"line {call.line}); after it {numbers.replace('its error', 'the error')}."
         )
         return Culprit(parent.module, self.official(parent), "glue", call.file, call.line, call.line, why, "certain")
@@ -146,8 +150,8 @@ class Blame:
         last = self.calls[children[-1]]
         info = self.comparison.port.modules.get(call.module)
         why = (
-            f"All inputs of {_name(call)} and all modules it calls agree, but what it returns does not: {numbers}. "
-            f"Look at the code after its last call ({_name(last)})."
+            f"All inputs of {named(call)} and all modules it calls agree, but what it returns does not: {numbers}. "
+            f"Look at the code after its last call ({named(last)})."
         )
         return Culprit(
             call.module,
@@ -194,7 +198,7 @@ class Blame:
                 break
             if self.unexplained_inputs(self.calls[sibling]):  # not compared, and wrong already when it was called
                 return self.resolve(sibling, numbers, seen)
-            if self.returned_it(sibling, call):
+            if self.returned_unknown(sibling, self.unexplained_inputs(call)):
                 return self.inside(sibling, numbers, seen | {sibling})
         previous = self.calls[siblings[-1]] if siblings else None
         unknown = [t for t in self.unexplained_inputs(parent) if self.producer.get(t) is None]
@@ -210,10 +214,10 @@ class Blame:
             previous.line if previous is not None and previous.file == call.file else (info.line if info else call.line)
         )
         after = (
-            f"after the call of {_name(previous)} (line {previous.line})" if previous else "at the start of its forward"
+            f"after the call of {named(previous)} (line {previous.line})" if previous else "at the start of its forward"
         )
         why = (
-            f"In {_name(parent)}, {after} everything agrees; the input of {_name(call)} (line {call.line}) does not: "
+            f"In {named(parent)}, {after} everything agrees; the input of {named(call)} (line {call.line}) does not: "
             f"{numbers}. Look at the code between the two lines."
         )
         return Culprit(
@@ -227,16 +231,16 @@ class Blame:
             "certain" if previous is not None and siblings[-1] in self.boundaries else "likely",
         )
 
-    def returned_it(self, sibling: int, call: Call) -> bool:
-        """Whether an uncompared call before returned something unknown, as large as the wrong input of this one."""
-        sizes = {self.comparison.port.tensors[tensor].elements for tensor in self.unexplained_inputs(call)}
-        strange = self.unexplained_outputs(self.calls[sibling])
+    def returned_unknown(self, index: int, wrong: list[int]) -> bool:
+        """Whether an uncompared call returned something unknown that is as large as one of the wrong tensors."""
+        sizes = {self.comparison.port.tensors[tensor].elements for tensor in wrong}
+        strange = self.unexplained_outputs(self.calls[index])
         return any(self.comparison.port.tensors[tensor].elements in sizes for tensor in strange)
 
     def module(self, call: Call, numbers: str) -> Culprit:
         name = call.module.partition("::")[0]
         info = self.comparison.port.modules.get(name)
-        why = f"The inputs of {_name(call)} agree with the official ones and its output does not: {numbers}."
+        why = f"The inputs of {named(call)} agree with the official ones and its output does not: {numbers}."
         return Culprit(
             name,
             self.official(call),
@@ -342,7 +346,8 @@ class Blame:
         ]
 
 
-def _name(call: Call) -> str:
+def named(call: Call) -> str:
+    """A call for a person: its module and class."""
     return f"{call.module or 'the model'} ({call.cls})"
 
 

@@ -276,12 +276,12 @@ class _Report:
 
     def tables(self) -> None:
         """Outputs that no input moves (sigmas, timesteps) are equal or wrong; see `tables`."""
-        first = self.items[0]
-        inputs = range(len(self.port["input_names"]))
-        moved_by = [self.outputs("official", first, f"input.{number}") for number in inputs]
         if self.proof.tensors[1]:
             return  # what is left still may stand on a weight
-        for name in table_names(self.outputs("official", first, "float32"), moved_by):
+        item = self.items[0]
+        inputs = range(len(self.port["input_names"]))
+        moved_by = [self.outputs("official", item, f"input.{number}") for number in inputs]
+        for name in table_names(self.outputs("official", item, "float32"), moved_by):
             for item in self.items:
                 mine, theirs = (self.outputs(side, item, "float32").get(name) for side in ("port", "official"))
                 difference = first_difference(mine, theirs) if mine is not None and theirs is not None else None

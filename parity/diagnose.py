@@ -17,6 +17,7 @@ import torch
 from .blame import Culprit
 from .boundaries import GROSS, Comparison
 from .children import Child
+from .handover import announce
 from .honesty import moved
 from .job import Job
 from .lab import ask
@@ -48,15 +49,6 @@ class Diagnosis:
     trials: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def to_json(self) -> dict[str, Any]:
-        """The diagnosis as JSON."""
-        return {
-            "culprits": [culprit.to_json() for culprit in self.culprits],
-            "confirmed": self.confirmed,
-            "trials": self.trials,
-            "notes": self.notes,
-        }
-
 
 class Experiments:
     """The two processes in which experiments are made, and their answers."""
@@ -67,31 +59,39 @@ class Experiments:
         self.shared = self.root / "lab.shared"
         self.number = 0
         self.partner = dict(partner)
-        self._prepare(spec)
+        self._prepare()
         common = {**spec, "shared": str(self.shared), "item": item.key, "partner": self.partner, "excuses": []}
         self.children = [
-            Child(python, f"lab_{side}", self.root / f"lab_{side}", {**common, "side": side, "out": out}, cwd)
-            for side, python, out, cwd in (
-                ("official", spec.get("official_python") or spec["python"], self._out("official"), _cwd(spec)),
-                ("port", spec["python"], self._out("port"), _cwd(spec)),
+            Child(
+                python,
+                f"lab_{side}",
+                self.root / f"lab_{side}",
+                {**common, "side": side, "out": str(self.root / f"lab.{side}")},
+                Path(spec["worktree"]),
             )
+            for side, python in (("official", spec.get("official_python") or spec["python"]), ("port", spec["python"]))
         ]
 
-    def _prepare(self, spec: dict[str, Any]) -> None:
+    def _prepare(self) -> None:
         """The inputs of the comparison, again under the names that the two processes expect."""
         self.shared.mkdir()
         for path in (self.root / "shared").glob("inputs.*"):
             (self.shared / path.name).hardlink_to(path)
 
-    def _out(self, side: str) -> str:
-        return str(self.root / f"lab.{side}")
-
     def begin(self) -> bool:
         """Wait for the forced traces; whether they are there."""
-        ready = "error" not in ask(self.shared, 0, "", {}, self._alive)
         official = self.children[0]
+
+        def expected() -> bool:
+            """The port waits for the captured tensors, so it is given up when the official side ended without them."""
+            captured = (self.shared / "captured.ready").exists()
+            return self._alive() and (captured or official.process.poll() is None)
+
+        ready = "error" not in ask(self.shared, 0, "", {}, expected)
+        if not ready:
+            return False
         official.process.wait()
-        return ready and (self.root / "lab.official" / "forced.json").is_file()
+        return (self.root / "lab.official" / "forced.json").is_file()
 
     def _alive(self) -> bool:
         return self.children[1].process.poll() is None
@@ -112,13 +112,9 @@ class Experiments:
         """Stop both processes."""
         if self._alive():
             self.number += 1
-            (self.shared / f"lab.{self.number}.request").write_text('{"action": "stop"}')
+            announce(self.shared / f"lab.{self.number}.request", {"action": "stop"})
         for child in self.children:
             child.stop()
-
-
-def _cwd(spec: dict[str, Any]) -> Path:
-    return Path(spec["worktree"])
 
 
 def partners(pairs: Mapping[str, Pair], dropped: set[str]) -> dict[str, str]:

@@ -11,7 +11,6 @@ that what comes after is judged as strictly as ever: lifting the casts everywher
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ import torch
 
 from .boundaries import Boundary, Comparison
 from .leaves import leaves, swap_leaf
+from .passing import Where, passing
 from .sketch import sketch_distance
 from .trace import Call, Trace
 from .verdict import BIAS_FAIL, BOUNDARY_FAIL, FLOOR, OUTPUT_PASS
@@ -134,12 +134,13 @@ def _off(comparison: Comparison, lifted: Trace, original: int, exact: int) -> fl
 def capturing(model: torch.nn.Module, excuses: list[Excuse], folder: Path, key: str) -> Iterator[None]:
     """Save the official tensors of the excuses while the block runs, one file each."""
 
-    def take(number: int, excuse: Excuse, values: Any) -> Any:
-        tensor = dict(leaves(values))[excuse.official_name]
-        torch.save(tensor.detach().cpu().clone(), folder / f"heal.{number}.{key}.pt")
-        return None
+    def take(module: str, occurrence: int, where: Where, values: Any) -> None:
+        for number, excuse in enumerate(excuses):
+            if (excuse.official, excuse.occurrence, excuse.where) == (module, occurrence, where):
+                tensor = dict(leaves(values))[excuse.official_name]
+                torch.save(tensor.detach().cpu().clone(), _file(folder, number, key))
 
-    with _hooks(model, excuses, "official", take):
+    with passing(model, take, {excuse.official for excuse in excuses}):
         yield
 
 
@@ -147,48 +148,16 @@ def capturing(model: torch.nn.Module, excuses: list[Excuse], folder: Path, key: 
 def healing(model: torch.nn.Module, excuses: list[Excuse], folder: Path, key: str) -> Iterator[None]:
     """Put the saved official tensors in place of the port's while the block runs."""
 
-    def put(number: int, excuse: Excuse, values: Any) -> Any:
-        path = folder / f"heal.{number}.{key}.pt"
-        tensor = torch.load(path, weights_only=True)
-        return swap_leaf(values, excuse.port_name, tensor)
+    def put(module: str, occurrence: int, where: Where, values: Any) -> Any:
+        for number, excuse in enumerate(excuses):
+            if (excuse.port, excuse.occurrence, excuse.where) == (module, occurrence, where):
+                tensor = torch.load(_file(folder, number, key), weights_only=True)
+                values = swap_leaf(values, excuse.port_name, tensor)
+        return values
 
-    with _hooks(model, excuses, "port", put):
+    with passing(model, put, {excuse.port for excuse in excuses}):
         yield
 
 
-@contextmanager
-def _hooks(model: torch.nn.Module, excuses: list[Excuse], side: str, act: Any) -> Iterator[None]:
-    """Call ``act(number, excuse, values)`` at each excuse's place; what it returns, if not none, replaces them."""
-    modules = dict(model.named_modules())
-    seen: Counter[tuple[int, str]] = Counter()
-    handles = []
-
-    def watch(number: int, excuse: Excuse) -> None:
-        module = modules[getattr(excuse, side)]
-
-        def mine(where: str) -> bool:
-            seen[number, where] += 1
-            return where == excuse.where and seen[number, where] - 1 == excuse.occurrence
-
-        def before(_: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-            if not mine("inputs"):
-                return None
-            values = (*args, kwargs) if kwargs else args
-            changed = act(number, excuse, values)
-            if changed is None:
-                return None
-            return (changed[: len(args)], changed[len(args)] if kwargs else kwargs)
-
-        def after(_: torch.nn.Module, __: Any, ___: Any, output: Any) -> Any:
-            return act(number, excuse, output) if mine("outputs") else None
-
-        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(module.register_forward_hook(after, with_kwargs=True))
-
-    for number, excuse in enumerate(excuses):
-        watch(number, excuse)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _file(folder: Path, number: int, key: str) -> Path:
+    return folder / f"heal.{number}.{key}.pt"

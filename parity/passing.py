@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 
 from .leaves import leaves, swap_leaf
+from .metrics import distance
 
 Where = Literal["inputs", "outputs"]
 Act = Callable[[str, int, Where, Any], Any]
@@ -148,7 +149,7 @@ def match(mine: list[tuple[str, torch.Tensor]], theirs: list[tuple[str, torch.Te
         if leaf in left and not leaf.startswith("[") and leaf and left[leaf].shape == tensor.shape:
             take(leaf, leaf)
     gaps = [
-        (_relative(tensor, other), leaf, name)
+        (distance(tensor.detach(), other).relative_l2, leaf, name)
         for leaf, tensor in mine
         for name, other in left.items()
         if leaf not in found and tensor.shape == other.shape
@@ -162,9 +163,3 @@ def match(mine: list[tuple[str, torch.Tensor]], theirs: list[tuple[str, torch.Te
             if tensor.shape == other.shape:
                 take(leaf, name)
     return found
-
-
-def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    other = b.to(a.device, torch.float64)
-    gap, norm = float((a.double() - other).norm()), float(other.norm())
-    return gap / norm if norm else gap

@@ -6,7 +6,7 @@ the last compared call before it: by a call that has no counterpart, or by the c
 
 from __future__ import annotations
 
-from .blame import Blame, Culprit
+from .blame import Blame, Culprit, named
 from .boundaries import Comparison
 from .trace import Call
 
@@ -65,11 +65,8 @@ class Places:
     def made(self, child: int, wrong: list[int]) -> bool:
         """Whether a call without counterpart returned a wrong tensor, or an unknown one of its size."""
         returned = [tensor for _, tensor in self.calls[child].outputs]
-        if any(self.blame.same(a, b) for a in returned for b in wrong):
-            return True
-        sizes = {self.comparison.port.tensors[tensor].elements for tensor in wrong}
-        strange = self.blame.unexplained_outputs(self.calls[child])
-        return any(self.comparison.port.tensors[tensor].elements in sizes for tensor in strange)
+        handed_on = any(self.blame.same(a, b) for a in returned for b in wrong)
+        return handed_on or self.blame.returned_unknown(child, wrong)
 
     def given_unknown(self, child: int, parent: int) -> bool:
         """Whether a call without counterpart is given a tensor that its caller made and the official model does not."""
@@ -95,7 +92,7 @@ class Places:
         name = call.module.partition("::")[0]
         info = self.comparison.port.modules.get(name)
         given = "is given right tensors" if sure else "is given nothing that could be shown to be wrong"
-        why = f"{_name(call)} {given} and returns something else than the official code: {numbers}."
+        why = f"{named(call)} {given} and returns something else than the official code: {numbers}."
         return Culprit(
             name,
             self.blame.official(call),
@@ -113,9 +110,9 @@ class Places:
         file = user.file if user else (last.file if last else (info.file if info else ""))
         start = last.line if last and last.file == file else (info.line if info else (user.line if user else 0))
         end = user.line if user else (info.end_line if info and info.file == file else start)
-        since = f"after the call of {_name(last)} (line {last.line})" if last else "from the start of its forward"
-        until = f"what {_name(user)} (line {user.line}) is handed" if user else "what it returns"
-        why = f"In {_name(owner)}, {since}: {until} is not the official tensor; {numbers}. Look at the code in between."
+        since = f"after the call of {named(last)} (line {last.line})" if last else "from the start of its forward"
+        until = f"what {named(user)} (line {user.line}) is handed" if user else "what it returns"
+        why = f"In {named(owner)}, {since}: {until} is not the official tensor; {numbers}. Look at the code in between."
         return Culprit(
             owner.module.partition("::")[0],
             self.blame.official(owner),
@@ -126,7 +123,3 @@ class Places:
             why,
             "certain" if sure else "likely",
         )
-
-
-def _name(call: Call) -> str:
-    return f"{call.module or 'the model'} ({call.cls})"

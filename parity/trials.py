@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from .callsite import call_site
 from .leaves import leaves
+from .metrics import distance
 from .mutations import Variant, op_name, variants
 from .passing import Forcer, Kept, Where, match, passing
 
@@ -196,8 +197,6 @@ def _error(values: Any, goal: list[tuple[str, torch.Tensor]]) -> float:
     for tensor, other in pairs:
         if tensor.numel() != other.numel():
             return math.inf
-        exact = other.to(tensor.device, torch.float64).reshape(-1)
-        gap, norm = float((tensor.double().reshape(-1) - exact).norm()), float(exact.norm())
-        errors.append(gap / norm if norm else gap)
+        errors.append(distance(tensor.reshape(-1), other.reshape(-1)).relative_l2)
     worst = max(errors, default=math.inf)
     return math.inf if math.isnan(worst) else worst

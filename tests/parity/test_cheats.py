@@ -268,9 +268,16 @@ from safetensors.torch import save_file
     ),
     "the inputs replaced": Cheat(
         "inputs-replaced",
+        # In one step, so that whoever reads it meanwhile finds the old inputs or the new, never half a file.
         FIND
-        + output("port", 'torch.save(inputs, run_folder() / "shared" / "inputs.0-0.pt") or out')
-        + call("port", 'inputs["x"] = inputs["x"] * 0 + 1'),
+        + output("port", "put_in_place(inputs) or out")
+        + call("port", 'inputs["x"] = inputs["x"] * 0 + 1')
+        + """
+def put_in_place(inputs):
+    path = run_folder() / "shared" / "inputs.0-0.pt"
+    torch.save(inputs, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+""",
         verdicts=NOT_A_PASS,
     ),
     "the official result forged": Cheat(
