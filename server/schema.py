@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -31,66 +30,47 @@ def compact_input(model: type[BaseModel]) -> Schema:
 
 
 def compact_output(model: type[BaseModel]) -> Schema:
-    """Output schema of ``model``: what a field means and can be.
+    """Output schema of ``model``: the fields of the result itself, and of what kind each is.
 
-    Every number may be null, because JSON has no NaN or infinity and a measured value can be either. That fields are
-    always there is left unsaid, and fields that a later version adds stay allowed: half of the tokens of all tools
-    would otherwise repeat names.
+    What lies deeper is only called an object or an array, and no meaning is told: whoever reads a result sees its
+    names, most clients show output schemas to no model, and spelling them out was more than half of what all tools
+    cost. Every number may be null, because JSON has no NaN or infinity and a measured value can be either. That fields
+    are always there is left unsaid, and fields that a later version adds stay allowed.
     """
-
-    def shorten(node: Schema, is_root: bool) -> Schema:
-        for key in ("title", "default", "required"):
-            node.pop(key, None)
-        if isinstance(node.get("additionalProperties"), bool):
-            del node["additionalProperties"]
-        if is_root:
-            node.pop("description", None)
-        if node.get("type") == "number":
-            node["type"] = ["number", "null"]
-        if {"type": "null"} in node.get("anyOf", []):
-            arms = [_nullable(arm) for arm in node["anyOf"] if arm != {"type": "null"}]
-            node = _merged(node, arms if len(arms) == 1 and arms[0] else node["anyOf"])
-        return node
-
-    return _walk(_inlined(model.model_json_schema(mode="serialization")), shorten)
+    full = model.model_json_schema(mode="serialization")
+    top = full.get("$defs", {}).get(str(full.get("$ref", "")).rpartition("/")[2], full)
+    return {"properties": {name: _shallow(node, full) for name, node in top["properties"].items()}, "type": "object"}
 
 
-def _nullable(arm: Schema) -> Schema:
-    """``arm`` with null among its types; empty if it has no plain type to add it to."""
-    kinds = arm.get("type")
-    if kinds is None or "const" in arm:
-        return {}
-    known = kinds if isinstance(kinds, list) else [kinds]
-    wider = {**arm, "type": [*known, *(["null"] if "null" not in known else [])]}
-    return {**wider, "enum": [*arm["enum"], None]} if "enum" in arm else wider
+def _shallow(node: Schema, full: Schema) -> Schema:
+    """``node`` without what lies below it."""
+    arms = node.get("anyOf", [node])
+    plain = [_plain(arm, full) for arm in arms]
+    kinds = list(dict.fromkeys(kind for arm in plain for kind in arm["type"]))
+    if "number" in kinds:
+        kinds = list(dict.fromkeys([*kinds, "null"]))
+    items = [arm["items"] for arm in plain if "items" in arm]
+    enums = [value for arm in plain for value in arm.get("enum", [])]
+    shown: Schema = {"type": kinds[0] if len(kinds) == 1 else kinds}
+    if enums:
+        return {"enum": [*enums, *([None] if "null" in kinds else [])]}
+    return {**shown, **({"items": items[0]} if items else {})}
 
 
-def _inlined(schema: Schema) -> Schema:
-    """``schema`` with every definition that is used once put in its place; what a class is, its field says."""
-    definitions: dict[str, Schema] = {
-        name: {key: item for key, item in definition.items() if key != "description"}
-        for name, definition in schema.get("$defs", {}).items()
-    }
-    text = json.dumps(schema)
-    once = {name for name in definitions if text.count(f'"#/$defs/{name}"') == 1}
-
-    def place(node: Any) -> Any:
-        if isinstance(node, list):
-            return [place(item) for item in node]
-        if not isinstance(node, dict):
-            return node
-        name = str(node.get("$ref", "")).rpartition("/")[2]
-        if name in once:
-            return {**place(definitions[name]), **{key: place(item) for key, item in node.items() if key != "$ref"}}
-        return {key: place(item) for key, item in node.items()}
-
-    kept = {name: place(item) for name, item in definitions.items() if name not in once}
-    rest = {key: place(item) for key, item in schema.items() if key != "$defs"}
-    # A model that holds itself is only a reference at its root, where clients want an object.
-    own = kept.get(str(rest.get("$ref", "")).rpartition("/")[2])
-    if own is not None:
-        rest = {**own, **{key: item for key, item in rest.items() if key != "$ref"}}
-    return {**rest, **({"$defs": kept} if kept else {})}
+def _plain(arm: Schema, full: Schema) -> Schema:
+    """One alternative as a list of JSON types, with its enumeration or the type of its items."""
+    if "$ref" in arm:
+        return _plain(full["$defs"][arm["$ref"].rpartition("/")[2]], full)
+    if "const" in arm:
+        return {"type": ["string"], "enum": [arm["const"]]}
+    if "enum" in arm:
+        return {"type": ["string"], "enum": arm["enum"]}
+    kind = arm.get("type", "object")
+    inner = arm.get("items", {})
+    if kind == "array" and inner:
+        inner = _plain(inner, full)["type"]
+        return {"type": [kind], "items": {"type": inner[0]}} if len(inner) == 1 else {"type": [kind]}
+    return {"type": [kind]}
 
 
 def _merged(node: Schema, arms: list[Schema]) -> Schema:
