@@ -54,14 +54,15 @@ def compare_backends(
 
     Returns:
         ``official`` and ``port`` with ``classes``, ``kernels`` (kernel -> calls, in float32), ``production`` (the same
-        by dtype), ``modules`` (blocks folded) and ``sdpa_flags``; ``aligned``; ``differs``: a sentence or "".
+        by dtype), ``modules`` (blocks folded) and ``sdpa_flags``; ``aligned``; ``differs``: a sentence or "", and
+        ``differs_at``: the port module that it speaks of.
     """
     report: dict[str, Any] = {side: _side(seen[side], classes[side]) for side in ("official", "port")}
-    differs = ""
+    where, differs = "", ""
     for dtype in seen["port"]:
         if dtype in seen["official"] and not differs:
-            differs = _difference(dtype, seen["official"][dtype], seen["port"][dtype], regions, aligned)
-    report.update(aligned=aligned, differs=differs)
+            where, differs = _difference(dtype, seen["official"][dtype], seen["port"][dtype], regions, aligned)
+    report.update(aligned=aligned, differs=differs, differs_at=where)
     findings = []
     if differs:
         advice = "" if aligned else " Before a deeper cause is blamed, run again with align_backends=true."
@@ -100,8 +101,10 @@ def _side(seen: dict[str, Observation], classes: dict[str, str]) -> dict[str, An
     }
 
 
-def _difference(dtype: str, official: Observation, port: Observation, regions: Regions, aligned: bool) -> str:
-    """Where the sides ran different kernels: the first such place, or all of them together."""
+def _difference(
+    dtype: str, official: Observation, port: Observation, regions: Regions, aligned: bool
+) -> tuple[str, str]:
+    """Where the sides ran different kernels: the first such port module, and a sentence; both empty if nowhere."""
     mine, theirs = regions.both(
         {name: {"kernel": kernels} for name, kernels in port.kernels.items()},
         {name: {"kernel": kernels} for name, kernels in official.kernels.items()},
@@ -112,8 +115,8 @@ def _difference(dtype: str, official: Observation, port: Observation, regions: R
         if not same:
             where = fold(key) or "the model"
             other = fold(regions.official_names[key]) or "the model"
-            return f"In {dtype} the port ran {_text(a)} at {where!r}, the official side {_text(b)} at {other!r}."
-    return ""
+            return key, f"In {dtype} the port ran {_text(a)} at {where!r}, the official side {_text(b)} at {other!r}."
+    return "", ""
 
 
 def _text(kernels: set[str]) -> str:

@@ -35,7 +35,8 @@ class Culprit:
     Attributes:
         module: Port module; for glue the module whose forward holds the code. ``""`` is the root.
         official_module: Its counterpart, or none.
-        kind: ``module`` (right inputs, wrong output), ``glue`` (the code between two calls) or ``weights``.
+        kind: ``module`` (right inputs, wrong output), ``glue`` (the code between two calls), ``weights``, ``dtype`` or
+            ``backend`` (see `other_causes`).
         file, line, end_line: Where to look: the forward of the module, or the lines between the two calls.
         why: The evidence in one or two sentences.
         confidence: ``certain`` when every neighbouring boundary was compared, else ``likely``.

@@ -21,7 +21,7 @@ from .handover import announce
 from .honesty import moved
 from .job import Job
 from .lab import ask
-from .local_faults import Fault, local_faults, with_repeats
+from .local_faults import Fault, in_another_order, local_faults, with_repeats
 from .outputs import read_outputs
 from .pairing import Pair
 from .proof import Link
@@ -180,7 +180,10 @@ def diagnose(
         if with_trials:
             for number, fault in enumerate(faults[:_MOST_TRIALS]):
                 job.progress(0, None, f"trying the usual mistakes at {fault.culprit.module or 'the model'}")
-                result.trials.append({"culprit": number, **_trial(experiments, comparison, fault)})
+                trial = _trial(experiments, comparison, fault)
+                if trial.get("layout"):
+                    result.culprits[number] = in_another_order(result.culprits[number], trial["layout"])
+                result.trials.append({"culprit": number, **trial})
     finally:
         experiments.end()
     return result

@@ -183,6 +183,11 @@ def _times(boundary: Boundary) -> str:
     return "not finite, no multiple of" if math.isnan(boundary.ratio) else f"{boundary.ratio:.3g} times"
 
 
+def in_another_order(culprit: Culprit, layout: str) -> Culprit:
+    """The culprit, which says that its values are the official ones in another order."""
+    return replace(culprit, why=f"{culprit.why} The values are the official ones, {layout}.")
+
+
 def with_repeats(fault: Fault) -> Culprit:
     """The culprit, which says where else the same code is wrong."""
     if len(fault.modules) < 2:

@@ -15,6 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from .callsite import call_site
+from .layout import reordering
 from .leaves import leaves
 from .metrics import distance
 from .mutations import Variant, op_name, variants
@@ -111,13 +112,18 @@ def search(
 
     Returns:
         ``tried`` (number of trials), ``before`` (relative error as it is), ``found``: at most three rows with
-        ``words``, ``file``, ``line``, ``after`` (relative error with the change), the smallest error first.
+        ``words``, ``file``, ``line``, ``after`` (relative error with the change), the smallest error first;
+        ``layout``: how the official values stand there in another order, in words, or none.
     """
     place = _Place(scope, deep)
     goal = kept.leaves(partner[target[0]], target[1], target[2])
 
+    layout: list[str] = []
+
     def act(module: str, occurrence: int, where: Where, values: Any) -> Any:
         if (module, occurrence, where) == tuple(target):
+            if not tried:
+                layout.extend(_layout(values, goal, reach))
             raise _Reached(_error(values, goal))
         if where == "inputs":
             place.stack.append(module)
@@ -135,8 +141,9 @@ def search(
         return math.inf
 
     candidates: list[_Trial] = []
+    tried = 0
     before = once(None, candidates)
-    started, tried = time.monotonic(), 0
+    started = time.monotonic()
     rows: list[dict[str, Any]] = []
     for trial in _in_order(candidates):
         if tried >= MOST_TRIALS or time.monotonic() - started > BUDGET_S:
@@ -147,7 +154,7 @@ def search(
             if after <= reach:
                 rows.append({"words": trial.words, "file": trial.file, "line": trial.line, "after": after})
     rows.sort(key=lambda row: row["after"])
-    return {"tried": tried, "before": before, "found": rows[:_SHOWN]}
+    return {"tried": tried, "before": before, "found": rows[:_SHOWN], "layout": layout[0] if layout else None}
 
 
 def _in_order(candidates: list[_Trial]) -> Iterator[_Trial]:
@@ -187,16 +194,23 @@ def _tolerant() -> Iterator[None]:
 
 def _error(values: Any, goal: list[tuple[str, torch.Tensor]]) -> float:
     """Largest relative L2 between the tensors of a call and the official ones."""
-    mine = [(leaf, t) for leaf, t in leaves(values) if t.numel() > 1 and t.is_floating_point()]
-    if len(mine) == len(goal):
-        pairs = [(tensor, other) for (_, tensor), (_, other) in zip(mine, goal, strict=True)]
-    else:
-        found = match(mine, goal)
-        pairs = [(tensor, found[leaf]) for leaf, tensor in mine if leaf in found]
     errors = []
-    for tensor, other in pairs:
+    for tensor, other in _paired(values, goal):
         if tensor.numel() != other.numel():
             return math.inf
         errors.append(distance(tensor.reshape(-1), other.reshape(-1)).relative_l2)
     worst = max(errors, default=math.inf)
     return math.inf if math.isnan(worst) else worst
+
+
+def _layout(values: Any, goal: list[tuple[str, torch.Tensor]], tolerance: float) -> list[str]:
+    """For each tensor of a call that holds the official values in another order: how."""
+    return [words for mine, theirs in _paired(values, goal) if (words := reordering(mine, theirs, tolerance))]
+
+
+def _paired(values: Any, goal: list[tuple[str, torch.Tensor]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    mine = [(leaf, t) for leaf, t in leaves(values) if t.numel() > 1 and t.is_floating_point()]
+    if len(mine) == len(goal):
+        return [(tensor, other) for (_, tensor), (_, other) in zip(mine, goal, strict=True)]
+    found = match(mine, goal)
+    return [(tensor, found[leaf]) for leaf, tensor in mine if leaf in found]

@@ -32,10 +32,10 @@ def compact_input(model: type[BaseModel]) -> Schema:
 def compact_output(model: type[BaseModel]) -> Schema:
     """Output schema of ``model``: the fields of the result itself, and of what kind each is.
 
-    What lies deeper is only called an object or an array, and no meaning is told: whoever reads a result sees its
-    names, most clients show output schemas to no model, and spelling them out was more than half of what all tools
-    cost. Every number may be null, because JSON has no NaN or infinity and a measured value can be either. That fields
-    are always there is left unsaid, and fields that a later version adds stay allowed.
+    What lies deeper is only called an object or an array, and no meaning or list of values is told: whoever reads a
+    result sees its names, most clients show output schemas to no model, and spelling them out was two thirds of what
+    all tools cost. Every number may be null, because JSON has no NaN or infinity and a measured value can be either.
+    That fields are always there is left unsaid, and fields that a later version adds stay allowed.
     """
     full = model.model_json_schema(mode="serialization")
     top = full.get("$defs", {}).get(str(full.get("$ref", "")).rpartition("/")[2], full)
@@ -44,33 +44,17 @@ def compact_output(model: type[BaseModel]) -> Schema:
 
 def _shallow(node: Schema, full: Schema) -> Schema:
     """``node`` without what lies below it."""
-    arms = node.get("anyOf", [node])
-    plain = [_plain(arm, full) for arm in arms]
-    kinds = list(dict.fromkeys(kind for arm in plain for kind in arm["type"]))
-    if "number" in kinds:
-        kinds = list(dict.fromkeys([*kinds, "null"]))
-    items = [arm["items"] for arm in plain if "items" in arm]
-    enums = [value for arm in plain for value in arm.get("enum", [])]
-    shown: Schema = {"type": kinds[0] if len(kinds) == 1 else kinds}
-    if enums:
-        return {"enum": [*enums, *([None] if "null" in kinds else [])]}
-    return {**shown, **({"items": items[0]} if items else {})}
+    kinds = list(dict.fromkeys(_kind(arm, full) for arm in node.get("anyOf", [node])))
+    if "number" in kinds and "null" not in kinds:
+        kinds.append("null")
+    return {"type": kinds[0] if len(kinds) == 1 else kinds}
 
 
-def _plain(arm: Schema, full: Schema) -> Schema:
-    """One alternative as a list of JSON types, with its enumeration or the type of its items."""
+def _kind(arm: Schema, full: Schema) -> str:
+    """JSON type of one alternative; enumerations and constants are strings."""
     if "$ref" in arm:
-        return _plain(full["$defs"][arm["$ref"].rpartition("/")[2]], full)
-    if "const" in arm:
-        return {"type": ["string"], "enum": [arm["const"]]}
-    if "enum" in arm:
-        return {"type": ["string"], "enum": arm["enum"]}
-    kind = arm.get("type", "object")
-    inner = arm.get("items", {})
-    if kind == "array" and inner:
-        inner = _plain(inner, full)["type"]
-        return {"type": [kind], "items": {"type": inner[0]}} if len(inner) == 1 else {"type": [kind]}
-    return {"type": [kind]}
+        return _kind(full["$defs"][arm["$ref"].rpartition("/")[2]], full)
+    return str(arm.get("type", "string" if "const" in arm or "enum" in arm else "object"))
 
 
 def _merged(node: Schema, arms: list[Schema]) -> Schema:

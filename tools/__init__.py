@@ -9,6 +9,7 @@ from .create_worktree import SPEC as CREATE_WORKTREE
 from .fetch_weights import SPEC as FETCH_WEIGHTS
 from .gate_status import SPEC as GATE_STATUS
 from .list_ports import SPEC as LIST_PORTS
+from .locate_divergence import SPEC as LOCATE_DIVERGENCE
 from .run_component_parity import SPEC as RUN_COMPONENT_PARITY
 from .run_ssim import SPEC as RUN_SSIM
 from .run_status import SPEC as RUN_STATUS
@@ -21,6 +22,7 @@ ALL: tuple[ToolSpec, ...] = (
     WRITE_PLAN,
     CHECK_MAPPING,
     RUN_COMPONENT_PARITY,
+    LOCATE_DIVERGENCE,
     RUN_SSIM,
     GATE_STATUS,
     RUN_STATUS,

@@ -1,8 +1,10 @@
-"""A picture as a tool's result: the one result that is not structured data."""
+"""Pictures: named in results, and shown by the one result that is not structured data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from pydantic import BaseModel
 
 
 @dataclass(frozen=True)
@@ -16,3 +18,10 @@ class Picture:
 
     data: bytes
     mime: str
+
+
+class PictureFile(BaseModel):
+    """A picture of a run, by resource and by file."""
+
+    uri: str
+    path: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,9 +15,12 @@ from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
 from ._components import adapter_path, choose_device, component_spec, dependencies, is_planned, planned_component
+from ._culprits import Culprit, culprit_of, place, trial_words
+from ._divergence import divergence_picture
 from ._runs import no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
+from .picture import PictureFile
 
 DTYPES = ("float32", "bfloat16", "float16")
 SEEDS = (0, 1)
@@ -40,21 +43,6 @@ class ParityCase(BaseModel):
     max_abs: float | None
     worst_module: str | None
     worst_module_ratio: float | None
-
-
-class Culprit(BaseModel):
-    """Where the port goes wrong."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    module: str = Field(description="Port module; '' is the root.")
-    official_module: str | None
-    kind: Literal["module", "glue", "weights"] = Field(description="glue: code between two calls.")
-    file: str
-    line: int
-    end_line: int
-    why: str
-    confidence: Literal["certain", "likely"]
 
 
 class ParityFinding(BaseModel):
@@ -90,6 +78,7 @@ class RunComponentParityResult(ToolResult):
     confirmed: bool = False
     more_culprits: list[str] = Field(default=[])
     trials: list[str] = Field(default=[])
+    pictures: list[PictureFile] = Field(default=[], description="The divergence curve; see show_picture.")
     dtype_audit: list[dict[str, str]] = Field(default=[], description="Places where the sides' dtypes differ.")
     attention_backends: dict[str, Any] = Field(default={}, description="What each side really ran.")
     self_test: SelfTest | None = None
@@ -205,7 +194,7 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
             summary=_summary(value, reasons),
             depends_on=dependencies(port, run.arguments, value["depends_on"]),
         )
-    culprit = _culprit(value["culprit"], Path(port.worktree)) if verdict != "pass" else None
+    culprit = culprit_of(value["culprit"], Path(port.worktree)) if verdict != "pass" else None
     trials = value["self_test"]["trials"]
     return RunComponentParityResult(
         run_id=run.run_id,
@@ -216,8 +205,9 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
         findings=[_finding(row) for row in value["findings"][:_SHOWN]],
         culprit=culprit,
         confirmed=value["confirmed"],
-        more_culprits=[_place(row, Path(port.worktree)) for row in value["culprits"][1:4]],
-        trials=[clean(_trial(row))[:300] for trial in value["trials"] for row in trial["found"]][:6],
+        more_culprits=[place(row, Path(port.worktree)) for row in value["culprits"][1:4]],
+        trials=trial_words(value["trials"]),
+        pictures=divergence_picture(ctx, run, value),
         dtype_audit=value["dtype_audit"][:_SHOWN],
         attention_backends=value["attention_backends"],
         self_test=SelfTest(
@@ -262,23 +252,6 @@ def _case(row: dict[str, Any]) -> ParityCase:
 
 def _finding(row: dict[str, Any]) -> ParityFinding:
     return ParityFinding(code=row["code"], verdict=row["verdict"], message=clean(row["message"])[:500])
-
-
-def _culprit(row: dict[str, Any] | None, worktree: Path) -> Culprit | None:
-    if row is None:
-        return None
-    file = Path(row["file"])
-    inside = file.is_relative_to(worktree)
-    return Culprit(**{**row, "file": file.relative_to(worktree).as_posix() if inside else str(file)})
-
-
-def _place(row: dict[str, Any], worktree: Path) -> str:
-    found = _culprit(row, worktree)
-    return f"{found.module} ({found.kind}), {found.file}:{found.line}-{found.end_line}" if found else ""
-
-
-def _trial(row: dict[str, Any]) -> str:
-    return f"{Path(row['file']).name}:{row['line']}: with {row['words']} the error is {row['after']:.1g}"
 
 
 def _reasons(value: dict[str, Any]) -> list[str]:

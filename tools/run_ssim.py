@@ -18,6 +18,7 @@ from ..port.textsafe import clean
 from ..runs.models import Run, RunState
 from ._runs import require_value, start_and_wait
 from .base import ToolContext, ToolResult, ToolSpec
+from .picture import PictureFile
 
 Metric = Literal["ms_ssim", "ssim", "ssim_gaussian"]
 Verdict = Literal["pass", "fail", "investigate", "inconclusive"]
@@ -56,13 +57,6 @@ class FrameScore(BaseModel):
 
     index: int
     score: float | None
-
-
-class PictureFile(BaseModel):
-    """A picture of the run."""
-
-    uri: str
-    path: str
 
 
 class RunSsimResult(ToolResult):
