@@ -51,7 +51,7 @@ def _draw(rows: list[dict[str, Any]], value: dict[str, Any]) -> bytes:
               markersize=2.5, label="port, float32")  # fmt: skip
     axes.set_yscale("log")
     axes.set_ylim(bottom=bottom)
-    _mark(axes, rows, port, value)
+    _mark(axes, rows, value)
     ticks = sorted({round(place) for place in _spread(len(rows), 12)})
     axes.set_xticks(ticks, [_short(rows[tick]["module"]) for tick in ticks], rotation=30, ha="right", fontsize=7)
     axes.set_ylabel("relative L2 error against the reference")
@@ -65,7 +65,7 @@ def _draw(rows: list[dict[str, Any]], value: dict[str, Any]) -> bytes:
     return data.getvalue()
 
 
-def _mark(axes: Any, rows: list[dict[str, Any]], port: list[float], value: dict[str, Any]) -> None:
+def _mark(axes: Any, rows: list[dict[str, Any]], value: dict[str, Any]) -> None:
     """A line at the first compared call of each culprit, or at the first beyond the band below it."""
     for number, culprit in enumerate(value["culprits"][:4] if value["verdict"] != "pass" else []):
         inside = [
@@ -82,8 +82,9 @@ def _mark(axes: Any, rows: list[dict[str, Any]], port: list[float], value: dict[
         axes.axvline(place, color="#b3261e", linewidth=1.2, linestyle="--")
         right = place > 0.7 * len(rows)
         axes.annotate(
-            text, (place, port[place]), textcoords="offset points", xytext=(-6 if right else 6, 8 + 22 * number),
-            fontsize=8, color="#b3261e", ha="right" if right else "left", parse_math=False,
+            text, (place, 0.04 + 0.13 * number), xycoords=axes.get_xaxis_transform(), textcoords="offset points",
+            xytext=(-6 if right else 6, 0), fontsize=8, color="#b3261e", ha="right" if right else "left",
+            parse_math=False,
         )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -281,6 +282,7 @@ class Lab:
     trusted: list[str] = field(default_factory=list)
     trials: bool = False
     align_backends: bool = False
+    job: Callable[[dict[str, Any], Job], dict[str, Any]] = component_parity
 
     def run(self) -> Result:
         repo, worktree = self.root / "official repo", self.root / "worktree"
@@ -320,4 +322,4 @@ class Lab:
             "reference_cache": str(self.root / "references"),
             "trusted_references": self.trusted,
         }
-        return Result(component_parity(spec, Job(run_dir)), port_file)
+        return Result(self.job(spec, Job(run_dir)), port_file)
