@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,14 +24,18 @@ EDITS = {
 
 
 @pytest.fixture(scope="module")
-def runner() -> ModuleType:
-    """``tests/faults/run.py``, loaded by path as a person runs it."""
+def runner(fastvideo_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """``tests/faults/run.py``, loaded by path as a person runs it with ``--warm``."""
     spec = importlib.util.spec_from_file_location("fault_suite", FAULTS / "run.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return module
+    warm = module.warm.Warm(tmp_path_factory.mktemp("w"), str(fastvideo_python), module.WARM)
+    module.children.subprocess = SimpleNamespace(Popen=warm.popen, PIPE=subprocess.PIPE)
+    yield module
+    module.children.subprocess = subprocess
+    warm.close()
 
 
 @pytest.mark.fastvideo
