@@ -67,7 +67,7 @@ def _engine() -> None:
 
 
 _engine()
-from _fastvideo_port_parity import children  # noqa: E402
+from _fastvideo_port_parity import children, verdict  # noqa: E402, F401
 from _fastvideo_port_parity.component_job import component_parity  # noqa: E402
 from _fastvideo_port_parity.errors import ParityError  # noqa: E402
 from _fastvideo_port_parity.job import Job  # noqa: E402
@@ -155,21 +155,13 @@ def matches(pattern: str, module: str) -> bool:
     return re.fullmatch(text, module) is not None
 
 
-def row_of(edit: Any, value: dict[str, Any], fault: bool, seconds: float) -> dict[str, Any]:
-    """What the engine and the usual rules said of one edit."""
+def numbers_of(value: dict[str, Any]) -> dict[str, Any]:
+    """The verdict, the largest ratios over all inputs, and what the usual rules said."""
     cases = [case for case in value["cases"] if case.get("logic_ratio") is not None]
     numbers = [float(case["logic_ratio"]) for case in cases]
     boundaries = [float(case["worst_boundary"]["ratio"]) for case in cases if case.get("worst_boundary")]
     precisions = [case["precision"].get("bfloat16", {}) for case in cases]
-    culprit = value["culprit"]
-    place = None
-    if fault and edit.place and culprit and value["verdict"] != "error":
-        place = any(matches(pattern, culprit["module"]) for pattern in edit.place)
     return {
-        "id": edit.id,
-        "category": edit.category,
-        "fault": fault,
-        "shows": edit.shows,
         "verdict": value["verdict"],
         "codes": [item["code"] for item in value["findings"] if item["verdict"] != "pass"],
         "logic_ratio": max(numbers, default=None),
@@ -179,6 +171,21 @@ def row_of(edit: Any, value: dict[str, Any], fault: bool, seconds: float) -> dic
         "strict": all(case["strict"] for case in cases) if cases else None,
         "cosine": all(case["cosine"] > 0.999 for case in cases) if cases else None,
         "loose": all(p.get("loose", False) for p in precisions) if precisions else None,
+    }
+
+
+def row_of(edit: Any, value: dict[str, Any], fault: bool, seconds: float) -> dict[str, Any]:
+    """What the engine and the usual rules said of one edit."""
+    culprit = value["culprit"]
+    place = None
+    if fault and edit.place and culprit and value["verdict"] != "error":
+        place = any(matches(pattern, culprit["module"]) for pattern in edit.place)
+    return {
+        "id": edit.id,
+        "category": edit.category,
+        "fault": fault,
+        "shows": edit.shows,
+        **numbers_of(value),
         "culprit": culprit
         and {key: culprit[key] for key in ("module", "kind", "file", "line", "end_line", "confidence")},
         "culprits": [
@@ -223,9 +230,11 @@ def main() -> int:
         suite = Suite(options.source, options.python, options.workers, options.device, Path(folder), options.trials)
         pairs = sorted({edit.pair for edit in chosen})
         bad = []
+        document: dict[str, Any] = {"device": options.device, "clean": [], "rows": [], "bad": bad}
         for pair, value in zip(pairs, pool.map(suite.clean, pairs), strict=True):
             codes = [item["code"] for item in value["findings"]]
             print(f"clean   {pair:48} {value['verdict']:12} {', '.join(codes)}", flush=True)  # noqa: T201
+            document["clean"].append({"id": pair, "reference": value.get("reference", {}), **numbers_of(value)})
             if value["verdict"] != "pass":
                 bad.append(
                     f"{pair}: a clean port is judged {value['verdict']}: {value.get('error', value['findings'])}"
@@ -239,19 +248,19 @@ def main() -> int:
                 value = {"verdict": "error", "error": repr(error), "cases": [], "findings": [], "culprit": None}
             return row_of(edit, value, edit.id in faults, time.monotonic() - began)
 
-        rows = []
+        rows: list[dict[str, Any]] = document["rows"]
         for future in as_completed([pool.submit(one, edit) for edit in chosen]):
             row = future.result()
             rows.append(row)
             if options.out:  # whatever ends the suite early, what was measured is kept
-                options.out.write_text(json.dumps({"rows": rows, "bad": bad}, indent=1))
+                options.out.write_text(json.dumps(document, indent=1))
             print(line(row), flush=True)  # noqa: T201
     bad += [f"{row['id']} passes" for row in rows if row["fault"] and row["verdict"] == "pass"]
     bad += [f"{row['id']} is accused" for row in rows if not row["fault"] and row["verdict"] != "pass"]
     print(summary(rows))  # noqa: T201
     print("\n".join(bad))  # noqa: T201
     if options.out:
-        options.out.write_text(json.dumps({"rows": rows, "bad": bad}, indent=1))
+        options.out.write_text(json.dumps(document, indent=1))
     return 1 if bad else 0
 
 
@@ -295,6 +304,10 @@ def summary(rows: list[dict[str, Any]]) -> str:
     judged = [row for row in faults if row["place_right"] is not None]
     right = sum(bool(row["place_right"]) for row in judged)
     lines += ["", f"place named: {len(judged)}, right: {right}"]
+    tried = [row for row in faults if row["trials"]]
+    if tried:
+        named = sum(any(trial["found"] for trial in row["trials"]) for row in tried)
+        lines.append(f"usual mistakes tried: {len(tried)}, what removes the error named: {named}")
     return "\n".join(lines)
 
 

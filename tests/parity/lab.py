@@ -282,6 +282,7 @@ class Lab:
     trusted: list[str] = field(default_factory=list)
     trials: bool = False
     align_backends: bool = False
+    official_python: str | None = None
     job: Callable[[dict[str, Any], Job], dict[str, Any]] = component_parity
 
     def run(self) -> Result:
@@ -310,7 +311,7 @@ class Lab:
             "official_weights": None,
             "converted_weights": None,
             "python": sys.executable,
-            "official_python": None,
+            "official_python": self.official_python,
             "cases": self.cases,
             "seeds": self.seeds,
             "dtypes": self.dtypes,

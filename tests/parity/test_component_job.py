@@ -266,11 +266,11 @@ def test_without_float64_the_rounding_is_measured_in_float32_and_mistakes_still_
 
 
 def test_two_faults_in_two_blocks_are_both_named_and_confirmed(tmp_path: Path) -> None:
-    """Issue C: several independent faults are reported in order, not only the first."""
+    """Issue C: several independent faults are reported in order, not only the first; here among 30 blocks."""
     port = lab.edited(
         lab.PORT,
-        ("        x = x + gate_a * y\n", "        x = x + gate_a * y * (1.01 if self.number == 0 else 1)\n"),
-        ("        y = self.mlp(h)\n", "        y = self.mlp(h) * (0.98 if self.number == 2 else 1)\n"),
+        ("        x = x + gate_a * y\n", "        x = x + gate_a * y * (1.01 if self.number == 1 else 1)\n"),
+        ("        y = self.mlp(h)\n", "        y = self.mlp(h) * (0.98 if self.number == 20 else 1)\n"),
         (
             "nn.ModuleList(Layer(width, heads) for _ in range(layers))",
             "nn.ModuleList(Layer(width, heads) for _ in range(layers))\n"
@@ -278,8 +278,9 @@ def test_two_faults_in_two_blocks_are_both_named_and_confirmed(tmp_path: Path) -
             "            layer.number = number",
         ),
     )
-    result = lab.Lab(tmp_path, port=port, cases=["small"]).run()
-    assert [row["module"] for row in result.value["culprits"]] == ["layers.0", "layers.2"], result.value["culprits"]
+    deep = lab.ADAPTER.replace("Model()", "Model(layers=30)").replace("Transformer()", "Transformer(layers=30)")
+    result = lab.Lab(tmp_path, port=port, adapter=deep, cases=["small"]).run()
+    assert [row["module"] for row in result.value["culprits"]] == ["layers.1", "layers.20"], result.value["culprits"]
     assert result.value["confirmed"]
 
 
