@@ -73,6 +73,7 @@ class Report:
         self.mispaired: set[str] = set()
         self.compared: dict[str, list[Boundary]] = {}
         self.table_names: list[str] = []
+        self._traces: dict[tuple[str, str, str], Trace] = {}
         self.judged_side = "healed" if healed is not None else "port"
         self.written = (healed or port)["written"]
 
@@ -220,6 +221,13 @@ class Report:
 
     # Outputs
 
+    def trace(self, side: str, item: Item, tag: str) -> Trace:
+        """A trace that a side left; read once, since several conclusions are drawn from each."""
+        key = (side, item.key, tag)
+        if key not in self._traces:
+            self._traces[key] = Trace.load(self.root / side / f"{item.key}.{tag}.trace")
+        return self._traces[key]
+
     def outputs(self, side: str, item: Item, tag: str) -> dict[str, torch.Tensor]:
         return read_outputs(self.root / side, item.key, tag)
 
@@ -352,7 +360,7 @@ class Report:
 
     def port_trace(self) -> Trace:
         """The port's trace of the first input."""
-        return Trace.load(self.root / "port" / f"{self.items[0].key}.float32.trace")
+        return self.trace("port", self.items[0], "float32")
 
     def simplest_failing(self, cases: list[dict[str, Any]]) -> Item | None:
         """The input that fails with the fewest numbers in its trace; none when only other reasons speak."""
@@ -360,8 +368,7 @@ class Report:
         return min(failing, key=self._size, default=None)
 
     def _size(self, item: Item) -> int:
-        trace = Trace.load(self.root / "official" / f"{item.key}.float32.trace")
-        return sum(tensor.elements for tensor in trace.tensors)
+        return sum(tensor.elements for tensor in self.trace("official", item, "float32").tensors)
 
     def worst_ratio(self, item: Item, outputs: dict[str, torch.Tensor]) -> float:
         """Largest logic ratio of such outputs of the port; infinite when one is missing or has another shape."""
@@ -455,10 +462,8 @@ class Report:
         A gross difference inside, while every output agrees, lies in elements that no output depends on (padding,
         masked positions): a remark. A small one is diluted on its way out, so it counts although the outputs agree.
         """
-        port = Trace.load(self.root / self.judged_side / f"{item.key}.float32.trace")
-        reference, official = (
-            Trace.load(self.root / "official" / f"{item.key}.{tag}.trace") for tag in self.tags(item)
-        )
+        port = self.trace(self.judged_side, item, "float32")
+        reference, official = (self.trace("official", item, tag) for tag in self.tags(item))
         if not self.pairs:
             self.pairs = pair_modules(self.links, port, official, self.port["module_map"])
             self.pairing = coverage(self.pairs, port)
@@ -541,8 +546,8 @@ class Report:
             if dtype == "float32":
                 continue
             rows, findings = audit_dtypes(
-                Trace.load(self.root / "port" / f"{item.key}.{dtype}.trace"),
-                Trace.load(self.root / "official" / f"{item.key}.{dtype}.trace"),
+                self.trace("port", item, dtype),
+                self.trace("official", item, dtype),
                 self.observation("port", dtype),
                 self.observation("official", dtype),
                 self.pairs,

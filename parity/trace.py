@@ -30,21 +30,6 @@ BOUNDARIES = _NORMS | {"scaled_dot_product_attention"}
 _Seen = tuple["weakref.ref[torch.Tensor]", int, int]
 """A tensor, how often it had been written then, and its index."""
 
-PRECISION_SENSITIVE = frozenset(
-    {
-        "layer_norm",
-        "rms_norm",
-        "group_norm",
-        "rsqrt",
-        "softmax",
-        "scaled_dot_product_attention",
-        "exp",
-        "cos",
-        "sin",
-    }
-)
-"""Operations whose compute dtype the dtype audit compares between the sides."""
-
 
 @dataclass
 class Call:
@@ -94,7 +79,6 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     tensors: list[Fingerprint] = field(default_factory=list)
     modules: dict[str, ModuleInfo] = field(default_factory=dict)
-    operations: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write ``path.json`` and ``path.npy``; a sketch that float32 holds without loss takes half the space."""
@@ -117,7 +101,6 @@ class Trace:
             "calls": [asdict(call) for call in self.calls],
             "tensors": table,
             "modules": {name: asdict(info) for name, info in self.modules.items()},
-            "operations": self.operations,
         }
         path.with_suffix(".json").write_text(json.dumps(document))
 
@@ -139,12 +122,7 @@ class Trace:
             for key in ("inputs", "outputs"):
                 row[key] = [(str(name), int(index)) for name, index in row[key]]
             calls.append(Call(**row))
-        return cls(
-            calls,
-            tensors,
-            {name: ModuleInfo(**info) for name, info in document["modules"].items()},
-            document["operations"],
-        )
+        return cls(calls, tensors, {name: ModuleInfo(**info) for name, info in document["modules"].items()})
 
     def children(self, index: int) -> list[int]:
         """Indices of the calls made directly inside call ``index``."""
@@ -281,7 +259,7 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 class _Functions(TorchFunctionMode):
-    """Sees functions that are not modules: attention and norms as boundaries, others for their dtype."""
+    """Sees functions that are not modules: attention and norms, as boundaries."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -294,26 +272,17 @@ class _Functions(TorchFunctionMode):
         name = self.names.get(func)
         if name is None:
             name = getattr(func, "__name__", "")
-            name = self.names[func] = name if name in PRECISION_SENSITIVE else ""
+            name = self.names[func] = name if name in BOUNDARIES else ""
         if not name:
             return func(*args, **kwargs) if kwargs else func(*args)
         return self._watched(func, name, args, kwargs or {})
 
     def _watched(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         recorder = self.recorder
-        where = recorder.calls[recorder.stack[-1]].module if recorder.stack else ""
-        tensor = next((value for value in args if isinstance(value, torch.Tensor)), None)
-        if tensor is None:
-            tensor = next((value for value in kwargs.values() if isinstance(value, torch.Tensor)), None)
-        if tensor is not None and tensor.is_floating_point():
-            asked = kwargs.get("dtype") or tensor.dtype
-            seen = recorder.trace.operations.setdefault(where, {}).setdefault(name, [])
-            dtype = str(asked).removeprefix("torch.")
-            if dtype not in seen:
-                seen.append(dtype)
         owner = recorder.modules[-1] if recorder.modules else None
-        if name not in BOUNDARIES or (name in _NORMS and _is_norm(owner)):
+        if name in _NORMS and _is_norm(owner):
             return func(*args, **kwargs)
+        where = recorder.calls[recorder.stack[-1]].module if recorder.stack else ""
         recorder.begin(f"{where}::{name}", resolve_name(func) or name, (args, kwargs), owner)
         try:
             output = func(*args, **kwargs)
