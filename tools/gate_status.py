@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..port.approval_policy import read_policy
 from ..port.errors import PortError
 from ..port.gate import GateItem, gate, is_open
 from ..port.ledger import Ledger
@@ -40,7 +41,7 @@ def gate_status(
     runs = ctx.runs.list(port_id)
     settle(ctx, runs)
     entries = Ledger(ctx.home).entries(port_id)
-    items = gate(port, entries)
+    items = gate(port, entries, read_policy(ctx.home))
     opened = is_open(items)
     page, _ = write_port_report(ctx, port, entries, runs)
     return GateStatusResult(
