@@ -82,7 +82,7 @@ class Approvals:
         """
         policy = read_policy(self.home)
         content = content_of_step(port, self.ledger.entries(port.port_id), step_id, policy)
-        for known in self.list(port.port_id):
+        for known in self.requests(port.port_id):
             same = (known.step_id, known.digest, known.words) == (step_id, content.digest, words)
             if same and self.view(known).state == "pending":
                 return known
@@ -112,7 +112,7 @@ class Approvals:
             )
         return request
 
-    def list(self, port_id: str | None = None) -> list[Request]:
+    def requests(self, port_id: str | None = None) -> list[Request]:
         """The requests of a port or of all ports, the newest first; rows that are none are left out."""
         with transaction(self.home) as db:
             rows = db.execute(
@@ -127,7 +127,7 @@ class Approvals:
         Raises:
             PortError: There is none.
         """
-        known = self.list()
+        known = self.requests()
         for request in known:
             if request.approval_id == approval_id:
                 return request
@@ -136,6 +136,15 @@ class Approvals:
             seen=f"{approval_id[:80]!r}; {len(known)} known",
             fix="List them: fastvideo-port approve --list",
         )
+
+    def views(self) -> list[View]:
+        """Every request as it stands now, the newest first; those of ports that are gone are left out.
+
+        Raises:
+            PortError: The ledger is damaged.
+        """
+        ports = {port.port_id for port in PortStore(self.home).list()}
+        return [self.view(request) for request in self.requests() if request.port_id in ports]
 
     def view(self, request: Request) -> View:
         """The request as it stands now.
@@ -169,7 +178,7 @@ class Approvals:
             return stands("expired", f"It expired on {end.isoformat()[:16]} UTC.")
         if decision is not None:
             return stands("approved", f"Approved through the {decision.channel}.")
-        newer = next(known for known in self.list(port.port_id) if known.step_id == request.step_id)
+        newer = next(known for known in self.requests(port.port_id) if known.step_id == request.step_id)
         if newer.approval_id != request.approval_id:
             return stands("superseded", f"{newer.approval_id} asks for the same step.")
         return stands("pending", "It waits for a person.")

@@ -114,7 +114,10 @@ class ApprovalPage:
         return HTMLResponse(await anyio.to_thread.run_sync(self._html))
 
     def _html(self, said: str = "") -> str:
-        views = [self._approvals.view(request) for request in self._approvals.list()]
+        try:
+            views = self._approvals.views()
+        except PortError as error:  # a damaged ledger, a policy that cannot be read: nothing can be approved
+            return render("approve.html.j2", waiting=[], others=[], tokens={}, said=str(error), clean=clean)
         waiting = [view for view in views if view.state == "pending" and view.content is not None]
         tokens = {
             view.request.approval_id: self.form_token(view.request.approval_id, view.content.digest)

@@ -67,7 +67,7 @@ def approve(approval_id: str | None, *, listed: bool = False, decline: bool = Fa
 
 
 def _list(approvals: Approvals, *, pending_only: bool) -> int:
-    views = [approvals.view(request) for request in approvals.list()]
+    views = approvals.views()
     shown = [view for view in views if view.state == "pending" or not pending_only]
     for view in shown:
         sys.stdout.write(f"{view.request.approval_id}  {view.state:<10}  {view.request.step_id}  {_port_line(view)}\n")

@@ -64,12 +64,12 @@ def _next_step(items: list[GateItem], opened: bool) -> str:
         return "The gate is open; write the final report and ask a person to review the branch."
     first = next(item for item in items if item.state != "pass")
     tool = _NEXT.get(first.id)
-    if first.state == "needs_approval":
-        following = next((item for item in items if item.state not in ("pass", "needs_approval")), None)
-        tool = _NEXT.get(following.id) if following else None
-        if tool and following:
-            return f"Call {tool} for item '{following.id}'; item '{first.id}' waits for a person."
-        return f"Item '{first.id}' waits for a person."
+    if "request_approval" in first.why:
+        # A person decides in their own time: meanwhile there is other work.
+        following = next((item for item in items if item.state != "pass" and "request_approval" not in item.why), None)
+        meanwhile = _NEXT.get(following.id) if following else None
+        waits = f"Item '{first.id}' waits for a person: call request_approval"
+        return f"{waits}, and {meanwhile} for item '{following.id}'." if following and meanwhile else f"{waits}."
     if tool is None:
         return f"Item '{first.id}' has no tool in this version; do it by hand and report it as unproven."
     return f"Call {tool}: item '{first.id}' is {first.state}."

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..port.approval_content import as_text
+from ..port.approval_policy import read_policy
 from ..port.approvals import Approvals, Request, stands_now
 from ..port.errors import PortError
 from ..port.home import VARIABLE
@@ -42,8 +43,10 @@ class RequestApprovalResult(ToolResult):
 def question(ctx: ToolContext, port_id: str, step_id: str, summary: str) -> Question | None:
     """What the person at the client is asked: the content built from evidence, then the agent's words.
 
-    None when a person has decided on this content already.
+    None when a person has decided on this content already, or the policy counts no answer from a client.
     """
+    if not read_policy(ctx.home).counts("client"):
+        return None
     request = _open_request(ctx, port_id, step_id, summary)
     if isinstance(request, RequestApprovalResult):
         return None
@@ -66,31 +69,16 @@ def request_approval(
     request = _open_request(ctx, port_id, step_id, summary)
     if isinstance(request, RequestApprovalResult):
         return request
-    approvals = Approvals(ctx.home)
-    answer, why = ctx.answer, "This client cannot ask a person."
-    if answer is not None:
-        approve, why = _meaning(answer)
-        if approve is not None:
-            content = approvals.view(request).content
-            if content is None or answer.message != _message(approvals, request):
-                why = "The content changed while the person was being asked; they have to see the new one."
-            else:
-                try:
-                    approvals.decide(
-                        request.approval_id,
-                        approve=approve,
-                        digest=content.digest,
-                        channel="client",
-                        asserted_by=one_line(answer.client) or "unnamed client",
-                        note=one_line(answer.note),
-                        seconds=round(answer.seconds, 3),
-                    )
-                except PortError as error:
-                    why = f"{error.what} {error.seen}".strip()
-                state, said = stands_now(ctx.home, ctx.ports.get(port_id), step_id)
-                if state in ("approved", "declined"):
-                    return _decided(state, said, step_id)
-                why = said if state == "weak" else why
+    policy = read_policy(ctx.home)
+    if not policy.counts("client"):
+        why = f"The client was not asked: the policy asks for {policy.minimum}."
+    elif ctx.answer is None:
+        why = "This client cannot ask a person."
+    else:
+        why = _enter(ctx, request, ctx.answer)
+        state, said = stands_now(ctx.home, ctx.ports.get(port_id), step_id)
+        if state in ("approved", "declined"):
+            return _decided(state, said, step_id)
     return RequestApprovalResult(
         decision="pending",
         approval_id=request.approval_id,
@@ -132,8 +120,33 @@ def _message(approvals: Approvals, request: Request) -> str:
     content = approvals.view(request).content
     if content is None:
         return ""
-    text = as_text(content, request.words, _DIALOGUE)
-    return f"Please review before you approve. Request {request.approval_id}\n\n{text}"
+    text, whole = as_text(content, request.words, _DIALOGUE), as_text(content, request.words)
+    more = "" if text == whole else f"; all of it: fastvideo-port approve {request.approval_id}"
+    return f"Please review before you approve. Request {request.approval_id}{more}\n\n{text}"
+
+
+def _enter(ctx: ToolContext, request: Request, answer: Answer) -> str:
+    """Enter the answer as the person's decision, if it is one; otherwise why it is none."""
+    approve, why = _meaning(answer)
+    if approve is None:
+        return why
+    approvals = Approvals(ctx.home)
+    content = approvals.view(request).content
+    if content is None or answer.message != _message(approvals, request):
+        return "The content changed while the person was being asked; they have to see the new one."
+    try:
+        approvals.decide(
+            request.approval_id,
+            approve=approve,
+            digest=content.digest,
+            channel="client",
+            asserted_by=one_line(answer.client) or "unnamed client",
+            note=one_line(answer.note),
+            seconds=round(answer.seconds, 3),
+        )
+    except PortError as error:  # decided elsewhere meanwhile
+        return f"{error.what} {error.seen}".strip()
+    return ""
 
 
 def _meaning(answer: Answer) -> tuple[bool | None, str]:

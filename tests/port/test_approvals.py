@@ -306,7 +306,7 @@ def test_a_step_that_no_person_approves_is_refused_with_those_that_one_does(case
     with pytest.raises(PortError) as caught:
         case.approvals.request(case.port, step, "words")
     assert STEP in caught.value.fix
-    assert case.approvals.list() == []
+    assert case.approvals.requests() == []
 
 
 # --- code of the official repository -----------------------------------------------------------------------------

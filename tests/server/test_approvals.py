@@ -181,12 +181,20 @@ def test_a_content_that_changes_while_the_person_reads_is_not_approved(
         assert found["decision"] == "approved"
 
 
-def test_a_weak_approval_under_a_strict_policy_stays_pending(tmp_path: Path, port: PortRecord) -> None:
-    home = tmp_path / "home"
+def test_under_a_strict_policy_the_client_is_not_asked(tmp_path: Path, port: PortRecord) -> None:
+    home, person = tmp_path / "home", yes()
     (home / "policy.json").write_text('{"minimum": "command"}')
-    found = drive(build_server(home, home), "auto", asks(port), elicitation_callback=yes()).structured_content
-    assert found["decision"] == "pending" and "the policy asks for command" in found["why"]
+    found = drive(build_server(home, home), "auto", asks(port), elicitation_callback=person).structured_content
+    assert found["decision"] == "pending" and "the policy asks for command" in found["why"] and not person.asked
     assert reviewed(home, port) == "needs_approval"
+
+
+def test_a_policy_that_becomes_strict_takes_the_clients_approval_away(tmp_path: Path, port: PortRecord) -> None:
+    home = tmp_path / "home"
+    assert run(home, port, "auto", yes())["decision"] == "approved"
+    (home / "policy.json").write_text('{"minimum": "page"}')
+    assert reviewed(home, port) == "needs_approval"
+    assert run(home, port, "auto", yes())["decision"] == "pending"
 
 
 def test_an_answer_survives_a_restart_of_the_server(tmp_path: Path, port: PortRecord) -> None:
