@@ -207,6 +207,11 @@ def mapping_result(
         "own_buffers": [name for name in proof.missing if name in buffers],
         "how": _count(proof),
         "rules": len(rules or {}),
+        "rule_lines": _rule_lines(rules or {}),
+        "unused_patterns": {
+            pattern: sum(bool(re.match(pattern, name)) for name in official) for pattern in runner.unused()
+        },
+        "arrivals": _arrivals(proof),
         "source": spec.get("weights_folder") or "state dict of the official model",
         "load_error": None,
         "headers": "",
@@ -219,6 +224,22 @@ def mapping_result(
             **{f"environment:port.{name}": text for name, text in environment(runner.device).items()},
         },
     }
+
+
+def _rule_lines(rules: dict[str, Any]) -> list[str]:
+    """The rules as a person reviews them, one line each, in the order in which they are tried."""
+    lines = []
+    for pattern, value in rules.items():
+        merged = isinstance(value, (tuple, list)) and len(value) == 3
+        target = f"{value[0]!r} (part {value[1]} of {value[2]})" if merged else repr(value)
+        lines.append(f"{pattern!r} -> {target}")
+    return lines
+
+
+def _arrivals(proof: Proof) -> str:
+    """SHA-256 over where every official tensor went and how: the mapping itself, whatever code carried it out."""
+    rows = sorted((x.official, x.port, x.rows or (), x.how, x.part or ()) for x in proof.links)
+    return hashlib.sha256(json.dumps([rows, sorted(proof.unused)]).encode()).hexdigest()
 
 
 def _row(finding: Finding) -> dict[str, Any]:

@@ -34,6 +34,13 @@ CREATE TABLE IF NOT EXISTS ledger (
     signature TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS ledger_by_port ON ledger (port_id, sequence);
+CREATE TABLE IF NOT EXISTS approvals (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    approval_id TEXT NOT NULL UNIQUE,
+    port_id TEXT NOT NULL,
+    step_id TEXT NOT NULL,
+    record TEXT NOT NULL
+);
 """
 
 

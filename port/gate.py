@@ -6,8 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .approval_content import Content, mapping_content
+from .approval_decisions import decisions_of, standing
+from .approval_policy import Policy
 from .freshness import what_changed
 from .ledger import Entry
+from .plan_steps import steps_of_port
 from .records import ComponentRecord, PortRecord
 
 ItemState = Literal["pass", "fail", "stale", "missing", "needs_approval"]
@@ -28,15 +32,12 @@ class GateItem(BaseModel):
     evidence: list[str] = Field(description="Run ids.")
 
 
-def gate(port: PortRecord, entries: list[Entry]) -> list[GateItem]:
-    """The seven items of a port, from its ledger entries (oldest first)."""
+def gate(port: PortRecord, entries: list[Entry], policy: Policy | None = None) -> list[GateItem]:
+    """The seven items of a port, from its ledger entries (oldest first), under the state folder's ``policy``."""
     mapping = _components(port, entries, "check_mapping", _WITH_WEIGHTS, "check_mapping")
     parity = _components(port, entries, "component_parity", _COMPARED, "run_component_parity")
     ssim = _latest_of_kind(port, entries, "ssim", "run_ssim")
-    reviewed = mapping
-    if mapping[0] == "pass":
-        why = "The mapping is proven; a person has not approved it, and approvals have no tool in this version."
-        reviewed = ("needs_approval", why, mapping[2])
+    reviewed = _reviewed(port, entries, policy or Policy()) if mapping[0] == "pass" else mapping
     return [
         _item("mapping-reviewed", "Mapping explicit and reviewed", reviewed),
         _item("keys", "No missing or unexpected keys", mapping),
@@ -77,14 +78,52 @@ def _component(port: PortRecord, component: ComponentRecord, entries: list[Entry
         return entry.kind == kind and entry.component == component.name
 
     mine = [entry for entry in entries if fits(entry)]
-    whole = [entry for entry in mine if entry.complete]
-    if not whole:
+    decisive = _decisive(mine)
+    if decisive is None:
         seen = " Only a part was run (chosen cases, seeds or dtypes)." if mine else ""
         return "missing", f"{component.name}: {tool} has not been run in full.{seen}", [e.run_id for e in mine[-1:]]
+    return _judge(port, component.name, decisive, tool)
+
+
+def _decisive(mine: list[Entry]) -> Entry | None:
+    """The entry that decides among those of one kind and component: the last complete one, or a failure after it."""
+    whole = [entry for entry in mine if entry.complete]
+    if not whole:
+        return None
     # A later partial run that failed counts: it is a fact about the port as well.
     # By place in the ledger, not by time: a clock may jump.
     later = [entry for entry in mine[mine.index(whole[-1]) + 1 :] if entry.verdict == "fail"]
-    return _judge(port, component.name, later[-1] if later else whole[-1], tool)
+    return later[-1] if later else whole[-1]
+
+
+def _reviewed(port: PortRecord, entries: list[Entry], policy: Policy) -> _Found:
+    """Whether a person has approved the mapping of every planned component as it is proven now."""
+    return _worst([_review_of(port, item, entries, policy) for item in port.components if item.kind in _WITH_WEIGHTS])
+
+
+_STATES: dict[str, ItemState] = {"approved": "pass", "declined": "fail", "stale": "stale"}
+
+
+def _review_of(port: PortRecord, component: ComponentRecord, entries: list[Entry], policy: Policy) -> _Found:
+    content = proven_mapping(port, component, entries)
+    if isinstance(content, str):
+        return "needs_approval", f"{component.name}: {content}", []
+    found = standing(content, decisions_of(port.port_id, content.step_id, entries), policy)
+    state = _STATES.get(found.state, "needs_approval")
+    todo = "" if state in ("pass", "fail") else f"; call request_approval with step_id={content.step_id!r}"
+    return state, f"{component.name}: {found.why}{todo}.", [*content.evidence, *found.evidence]
+
+
+def proven_mapping(port: PortRecord, component: ComponentRecord, entries: list[Entry]) -> Content | str:
+    """What a person would approve of the component's mapping as it stands, or why there is nothing to approve yet."""
+    state, why, _ = _component(port, component, entries, "check_mapping", "check_mapping")
+    if state != "pass":
+        return why
+    mine = [entry for entry in entries if entry.kind == "check_mapping" and entry.component == component.name]
+    decisive = _decisive(mine)
+    step = next((step for step in steps_of_port(port) if step.id == f"mapping-{component.name}"), None)
+    content = mapping_content(port, step, component, decisive) if decisive and step else None
+    return content or "its proof was recorded without the rules, by an earlier version; run check_mapping again"
 
 
 def _judge(port: PortRecord, name: str, entry: Entry, tool: str) -> _Found:

@@ -18,10 +18,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from .errors import PortError
 from .files import replace_file
 from .paths import open_regular
-from .plan_markdown import close_open_blocks, find_anchors, section_heading, split_lines, split_units
+from .plan_markdown import (
+    PREAMBLE,
+    Unit,
+    close_open_blocks,
+    find_anchors,
+    section_heading,
+    split_lines,
+    split_units,
+    tick,
+)
 from .plan_merge import merge_plan
 from .plan_steps import SECTIONS, PlanDraft, StepSpec, steps_of
 from .templates import render
+from .textsafe import bullet
 
 PLAN_NAME = "PLAN.md"
 MAX_PLAN_BYTES = 1024 * 1024
@@ -140,6 +150,62 @@ def write_plan_file(
             replace_file(base_path, generated.encode("utf-8"))
     states = step_states(steps_of(draft), ticked, evidence)
     return WrittenPlan(path, states, kept, removed, changed=after != before)
+
+
+def edit_step(worktree: Path, home: Path, port_id: str, step_id: str, *, ticked: bool | None, note: str) -> set[str]:
+    """Tick or untick a step's box in PLAN.md, put a note below it, and return the ids of all ticked steps.
+
+    Args:
+        worktree, home, port_id: As for ``write_plan_file``.
+        step_id: The step.
+        ticked: What the box shall show; none leaves it.
+        note: One line of Markdown for below the step; empty for none. The same note stands there once.
+
+    Raises:
+        PortError: There is no PLAN.md or no such step in it, or it cannot be written.
+    """
+    from filelock import FileLock
+
+    path = _plan_file(worktree)
+    folder = home / "plans"
+    folder.mkdir(parents=True, exist_ok=True)
+    base_path = folder / f"{port_id}.md"
+    with FileLock(folder / f"{port_id}.lock", timeout=30):
+        expected = split_units(split_lines(_read(base_path).decode("utf-8"))) if base_path.is_file() else []
+        while True:
+            before = _read(path) if path.exists() else b""
+            lines, states = _edited(split_units(split_lines(_decode(before)), expected), step_id, ticked, note)
+            after = _encode("\n".join(lines), before)
+            if before == (_read(path) if path.exists() else b""):
+                break
+        if after != before:
+            replace_file(path, after)
+    return states
+
+
+def _edited(units: list[Unit], step_id: str, ticked: bool | None, note: str) -> tuple[list[str], set[str]]:
+    """The lines of the plan with the step changed, and the ticked steps."""
+    mine = next((unit for unit in units if unit.key == f"step:{step_id}"), None)
+    if mine is None:
+        raise PortError(
+            "PLAN.md has no such step.",
+            seen=f"step {step_id!r} is in the plan on record, and not in the file",
+            fix="Call write_plan again; it puts back what was deleted and keeps what was edited.",
+        )
+    if ticked is not None:
+        mine.ticked = ticked
+    line = f"  - Note: {bullet(note)}"
+    if note and line not in mine.body:
+        # Below the criterion; what a person wrote there stays below.
+        place = next((at + 1 for at, text in enumerate(mine.body) if text.startswith("  - ")), 0)
+        while place < len(mine.body) and mine.body[place].startswith("  - Note: "):
+            place += 1
+        mine.body.insert(place, line)
+    lines: list[str] = []
+    for unit in units:
+        head = [] if unit.key == PREAMBLE else [tick(unit.head) if unit.ticked else unit.head]
+        lines += [*head, *unit.body]
+    return lines, {unit.key.removeprefix("step:") for unit in units if unit.ticked}
 
 
 def _merged(base: str, before: bytes | None, generated: str) -> tuple[str, set[str], list[str], list[str]]:

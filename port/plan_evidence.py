@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
+from .approval_policy import Policy
 from .gate import gate, is_open
 from .ledger import Entry
 from .records import PortRecord
@@ -13,12 +14,18 @@ from .records import PortRecord
 Evidence = dict[str, Literal["in_progress", "done"]]
 
 
-def evidence_of(port: PortRecord, entries: list[Entry], started: Collection[tuple[str, str | None]]) -> Evidence:
+def evidence_of(
+    port: PortRecord,
+    entries: list[Entry],
+    started: Collection[tuple[str, str | None]],
+    policy: Policy | None = None,
+) -> Evidence:
     """States of the steps for which there is evidence; every other step has none.
 
     Args:
         port: The record with the components of the plan.
         entries: The port's ledger entries, oldest first.
+        policy: Which approvals count; none: the defaults.
         started: Tool and component of every run of the port. A started run is work begun, whatever came of it.
     """
     evidence: Evidence = {"isolate-workspace": "done"}
@@ -28,7 +35,9 @@ def evidence_of(port: PortRecord, entries: list[Entry], started: Collection[tupl
         evidence["ssim"] = "in_progress"
     for component in port.components:
         # The gate of a port that had this component alone: one judge for the plan and for the gate.
-        alone = {item.id: item.state for item in gate(port.model_copy(update={"components": [component]}), entries)}
+        alone = {
+            item.id: item.state for item in gate(port.model_copy(update={"components": [component]}), entries, policy)
+        }
         parity, mapping, adapter = (f"{what}-{component.name}" for what in ("parity", "mapping", "adapter"))
         if (Path(port.worktree) / component.adapter).is_file():
             evidence[adapter] = "in_progress"
@@ -40,10 +49,12 @@ def evidence_of(port: PortRecord, entries: list[Entry], started: Collection[tupl
             evidence[mapping] = "done"
         if alone["component-parity"] == "pass":
             evidence[parity] = evidence[adapter] = "done"
-    items = gate(port, entries)
+    items = gate(port, entries, policy)
     for item, step in (("ssim", "ssim"), ("pipeline-parity", "pipeline-parity"), ("example", "example")):
         if any(found.id == item and found.state == "pass" for found in items):
             evidence[step] = "done"
     if is_open(items):
         evidence["open-gate"] = "done"
+    for step in port.begun:
+        evidence.setdefault(step, "in_progress")
     return evidence

@@ -10,7 +10,7 @@ from typing import Literal
 
 from .errors import PortError
 from .names import slugify
-from .records import ComponentRecord
+from .records import ComponentRecord, PortRecord
 
 MAX_COMPONENTS = 24
 MAX_NOTES = 40
@@ -199,6 +199,16 @@ def steps_of(draft: PlanDraft) -> list[StepSpec]:
     for item in draft.components:
         steps += _component_steps(item)
     return steps + _CLOSING
+
+
+def steps_of_port(port: PortRecord) -> list[StepSpec]:
+    """Every step of the plan that ``port`` has on record; none before `write_plan`."""
+    if not port.components:
+        return []
+    draft = PlanDraft(
+        port.model_name, port.branch, port.base_commit, port.goal, scope="", components=tuple(port.components)
+    )
+    return steps_of(draft)
 
 
 def _component_steps(item: ComponentRecord) -> list[StepSpec]:

@@ -67,6 +67,7 @@ class PortRecord(BaseModel):
     )
     components: list[ComponentRecord] = Field(default_factory=list)
     plan_path: str | None = None
+    begun: list[str] = Field(default_factory=list, description="Steps that update_step said were begun; no evidence.")
     created_at: str
 
     def component(self, name: str) -> ComponentRecord | None:

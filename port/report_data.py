@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .approval_policy import Policy
 from .freshness import what_changed
 from .gate import gate, is_open
 from .ledger import Entry
@@ -25,6 +26,7 @@ def report_of(
     pictures: Mapping[str, Sequence[Picture]] | None = None,
     residual_risks: Sequence[str] = (),
     not_measured: Sequence[str] = (),
+    policy: Policy | None = None,
 ) -> ReportData:
     """The report of ``port`` as it stands now.
 
@@ -36,9 +38,10 @@ def report_of(
         steps: The plan's steps with their states.
         environment: Facts such as versions and device, beside those of the record.
         pictures: For a run's id, the pictures to embed.
+        policy: Which approvals count; none: the defaults.
         residual_risks, not_measured: Sentences that stand in the report beside what is derived from the gate.
     """
-    items = gate(port, entries)
+    items = gate(port, entries, policy)
     verdicts = {entry.run_id: entry.verdict for entry in entries}
     return ReportData(
         model_name=port.model_name,

@@ -24,6 +24,7 @@ from ..port.errors import PortError
 from ..tools import ALL
 from ..tools.base import ToolContext
 from .arguments import shown
+from .asking import request_state_security
 from .binding import BoundTool
 from .prompts import add_prompts
 from .resources import add_resources
@@ -126,6 +127,7 @@ def build_server(home: Path, cwd: Path, *, options: Mapping[str, Any] | None = N
         instructions=INSTRUCTIONS,
         tools=[BoundTool.of(spec, context) for spec in ALL],
         log_level="INFO",
+        request_state_security=request_state_security(home),
         **(options or {}),
     )
     add_prompts(server, cwd)

@@ -14,13 +14,14 @@ import anyio.to_thread
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
-from mcp_types import CallToolResult, ImageContent, TextContent, ToolAnnotations
+from mcp_types import CallToolResult, ImageContent, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import PrivateAttr
 
 from ..port.errors import PortError
 from ..tools.base import Report, ToolContext, ToolResult, ToolSpec
 from ..tools.picture import Picture
 from .arguments import Signature, signature_of
+from .asking import ask
 from .outcome import payload_of
 from .schema import compact_output
 
@@ -91,7 +92,8 @@ class BoundTool(Tool):
         context: Context[Any, Any],
         convert_result: bool = False,
     ) -> Any:
-        """Check the arguments, run the function in a thread, return its result as a `CallToolResult`.
+        """Check the arguments, ask the person what the tool wants to know of them, run the function in a thread, return
+        its result as a `CallToolResult`; or, in the newer protocol, the `InputRequiredResult` that asks.
 
         A cancelled call is left behind at once: what matters happens in runs, which do not depend on this process.
 
@@ -100,15 +102,24 @@ class BoundTool(Tool):
         """
         try:
             checked = self._signature.check(arguments)
-            call = replace(self._context, report=_forward_progress(context))
-            result = await anyio.to_thread.run_sync(
-                lambda: self._spec.function(call, **checked), abandon_on_cancel=True, limiter=_thread_limiter()
-            )
+            call = replace(self._context, report=_forward_progress(context), resumed=context.request_state is not None)
+            asks = self._spec.question
+            if asks is not None:
+                question = await _in_thread(lambda: asks(call, **checked))
+                answer = await ask(context, question) if question is not None else None
+                if isinstance(answer, InputRequiredResult):
+                    return answer
+                call = replace(call, answer=answer)
+            result = await _in_thread(lambda: self._spec.function(call, **checked))
             return _as_content(result)
         except PortError as error:
             raise ToolError(str(error)) from error
         except Exception as error:
             raise ToolError(incident(self.name, error, self._context)) from error
+
+
+async def _in_thread(work: Callable[[], Any]) -> Any:
+    return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=_thread_limiter())
 
 
 def incident(name: str, error: BaseException, context: ToolContext) -> str:

@@ -14,7 +14,7 @@ from .. import __version__
 from ..port.errors import PortError
 
 _EPILOG = "Exit codes: 0 done or pass, 1 error, 2 wrong usage, 3 the verdict is not pass, or there is none yet."
-_OWN = ("serve", "doctor", "install", "demo", "skill")
+_OWN = ("serve", "doctor", "install", "demo", "skill", "approve", "page")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +63,14 @@ def _dispatch(given: list[str]) -> int:
         from .install import install
 
         return install(options.client, write=options.write)
+    if command == "approve":
+        from .approve import approve
+
+        return approve(options.approval_id, listed=options.list, decline=options.decline, note=options.note)
+    if command == "page":
+        from .approval_page import serve_page
+
+        return serve_page(options.port)
     from ..port.skill import skill_document, write_skill
 
     if options.write is None:
@@ -122,6 +130,15 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("--write", action="store_true", help="write the client's configuration file (with a backup)")
 
     commands.add_parser("demo", help="play one port from start to verdict, on the CPU", add_help=False)
+
+    decide = commands.add_parser("approve", help="look at what waits for your approval, and decide", allow_abbrev=False)
+    decide.add_argument("approval_id", nargs="?", metavar="ID", help="the request; without it, those that wait")
+    decide.add_argument("--list", action="store_true", help="every request with its state")
+    decide.add_argument("--decline", action="store_true", help="decline instead")
+    decide.add_argument("--note", default="", metavar="TEXT", help="a word to the agent")
+
+    page = commands.add_parser("page", help="the same as a page in your browser, on this machine", allow_abbrev=False)
+    page.add_argument("--port", type=int, default=0, help="loopback port (default: a free one)")
 
     skill = commands.add_parser("skill", help="print the skill, or write it as SKILL.md", allow_abbrev=False)
     skill.add_argument("--write", type=Path, metavar="FOLDER", help="a client's skills folder")

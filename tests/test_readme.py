@@ -313,7 +313,7 @@ def test_every_name_in_the_text_exists() -> None:
     ("right", "wrong"),
     [
         ("`write_plan`", "`make_plan`"),
-        ("`needs_approval`", "`needs_approvals`"),
+        ("`request_approval`", "`request_approvals`"),
         ("`--allow-host`", "`--allowed-host`"),
         ("`make clean`", "`make tidy`"),
         ("`prompts/adapters/wan_vae.py`", "`prompts/adapters/wan_va.py`"),

@@ -10,17 +10,21 @@ from .fetch_weights import SPEC as FETCH_WEIGHTS
 from .gate_status import SPEC as GATE_STATUS
 from .list_ports import SPEC as LIST_PORTS
 from .locate_divergence import SPEC as LOCATE_DIVERGENCE
+from .request_approval import SPEC as REQUEST_APPROVAL
 from .run_component_parity import SPEC as RUN_COMPONENT_PARITY
 from .run_ssim import SPEC as RUN_SSIM
 from .run_status import SPEC as RUN_STATUS
 from .show_picture import SPEC as SHOW_PICTURE
+from .update_step import SPEC as UPDATE_STEP
 from .write_plan import SPEC as WRITE_PLAN
 
 ALL: tuple[ToolSpec, ...] = (
     CREATE_WORKTREE,
     FETCH_WEIGHTS,
     WRITE_PLAN,
+    UPDATE_STEP,
     CHECK_MAPPING,
+    REQUEST_APPROVAL,
     RUN_COMPONENT_PARITY,
     LOCATE_DIVERGENCE,
     RUN_SSIM,

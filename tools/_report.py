@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from ..port.approval_policy import Policy, read_policy
 from ..port.ledger import Entry
 from ..port.plan import read_plan, step_states, ticked_steps
 from ..port.plan_evidence import evidence_of
-from ..port.plan_steps import PlanDraft, steps_of
+from ..port.plan_steps import steps_of_port
 from ..port.records import PortRecord
 from ..port.report import Picture, RunRow, StepRow, write_report
 from ..port.report_data import report_of
@@ -18,12 +19,14 @@ from .base import ToolContext
 
 def write_port_report(ctx: ToolContext, port: PortRecord, entries: list[Entry], runs: list[Run]) -> tuple[Path, Path]:
     """Write the report into the state folder and return the paths of the page and of its Markdown twin."""
+    policy = read_policy(ctx.home)
     oldest_first = sorted(runs, key=lambda run: run.created_at)
     data = report_of(
         port,
         entries,
         [_row(run) for run in oldest_first],
-        steps=_steps(port, entries, runs),
+        steps=_steps(port, entries, runs, policy),
+        policy=policy,
         pictures={run.run_id: _pictures(ctx, run) for run in runs if run.tool == "run_ssim" and run.state == "done"},
     )
     return write_report(ctx.home / "reports" / port.port_id, data)
@@ -44,20 +47,12 @@ def _row(run: Run) -> RunRow:
     )
 
 
-def _steps(port: PortRecord, entries: list[Entry], runs: list[Run]) -> list[StepRow]:
+def _steps(port: PortRecord, entries: list[Entry], runs: list[Run], policy: Policy) -> list[StepRow]:
     if not port.components:
         return []
-    draft = PlanDraft(
-        model_name=port.model_name,
-        branch=port.branch,
-        base_commit=port.base_commit,
-        goal=port.goal,
-        scope="",
-        components=tuple(port.components),
-    )
     started = {(run.tool, run.arguments.get("component")) for run in runs}
     ticked = ticked_steps(read_plan(Path(port.worktree)) or "") if Path(port.worktree).is_dir() else set()
-    steps = step_states(steps_of(draft), ticked, evidence_of(port, entries, started))
+    steps = step_states(steps_of_port(port), ticked, evidence_of(port, entries, started, policy))
     return [StepRow(id=step.id, title=step.title, state=step.state) for step in steps]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..port.approval_official import admit_official_code
 from ..port.errors import PortError
 from ..port.records import PortRecord
 from ..port.textsafe import clean
@@ -64,9 +65,12 @@ def start_and_wait(
         python, cwd, env, time_limit_s, keep_tokens, own: See ``RunStore.create``.
 
     Raises:
-        PortError: ``wait_s`` is out of range, or the run cannot be created.
+        PortError: ``wait_s`` is out of range, the policy asks for an approval of the official code and there is none,
+            or the run cannot be created.
     """
     check_wait(wait_s)
+    if spec.get("official_repo"):
+        admit_official_code(ctx.home, port)
     run = ctx.runs.create(
         port_id=port.port_id,
         tool=tool,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +23,40 @@ def _silent(done: float, total: float | None, message: str) -> None:
     """Progress for nobody."""
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a person is asked before the tool runs.
+
+    Attributes:
+        message: The whole text; the same for the same question, however often it is put.
+        asked_at: When it was first put.
+    """
+
+    message: str
+    asked_at: datetime
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        kind: ``approve``, ``decline`` (a filled form), ``refused`` (the dialogue was declined as a whole),
+            ``dismissed`` (closed), ``unusable`` (an empty or malformed form), ``cannot-ask`` (the client has no
+            dialogues).
+        note: The person's own words.
+        client: The client's name, as it calls itself.
+        seconds: From question to answer.
+        message: The question's text.
+    """
+
+    kind: Literal["approve", "decline", "refused", "dismissed", "unusable", "cannot-ask"]
+    note: str = ""
+    client: str = ""
+    seconds: float = 0.0
+    message: str = ""
+
+
 @dataclass
 class ToolContext:
     """What a tool may use besides its arguments.
@@ -30,11 +65,16 @@ class ToolContext:
         home: State folder.
         cwd: Folder that the server was started in; decides whether we stand in a FastVideo repository.
         report: Progress callback.
+        answer: What a person answered to the tool's question; none where nobody could be asked. Set by the server
+            alone: no argument of a tool reaches it.
+        resumed: Whether this is a later round of a call in which the question was put already.
     """
 
     home: Path
     cwd: Path
     report: Report = field(default=_silent)
+    answer: Answer | None = None
+    resumed: bool = False
 
     @cached_property
     def ports(self) -> PortStore:
@@ -68,6 +108,7 @@ class ToolSpec:
             ``Annotated[..., Field(description=...)]`` parameters are the input schema.
         title: Short title for people.
         read_only, destructive, idempotent, open_world: The four MCP annotations, always set.
+        question: ``question(ctx, **arguments)``: what a person is to be asked before the tool runs, or none.
     """
 
     function: Callable[..., Any]
@@ -76,6 +117,7 @@ class ToolSpec:
     destructive: bool
     idempotent: bool
     open_world: bool
+    question: Callable[..., Question | None] | None = None
 
     @property
     def name(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +18,8 @@ from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
 _SHOWN = 20
+_REVIEWED = 300
+"""Rules and names of left-out tensors that the ledger keeps for a person's review; all are in the digests."""
 _COUNTED = ("missing", "unexpected", "unused_on_purpose", "shape_mismatches", "collisions")
 
 
@@ -119,7 +123,14 @@ def finish(ctx: ToolContext, run: Run) -> CheckMappingResult:
                 "tensors": value["tensors"],
                 "parameters": value["parameters"],
                 **{name: len(value[name]) for name in _COUNTED},
-                "unused_names": [clean(name) for name in value["unused_on_purpose"][:_SHOWN]],
+                "unused_names": [clean(name) for name in value["unused_on_purpose"][:_REVIEWED]],
+                # What a person reviews; see port/approval_content.py.
+                "unused_patterns": {clean(key): count for key, count in value.get("unused_patterns", {}).items()},
+                "rule_lines": [clean(line)[:400] for line in value.get("rule_lines", [])[:_REVIEWED]],
+                "rules_digest": hashlib.sha256(json.dumps(value.get("rule_lines", [])).encode()).hexdigest(),
+                "rules": value.get("rules", 0),
+                "how": value["how"],
+                "arrivals": value.get("arrivals", ""),
             },
             depends_on=dependencies(port, run.arguments, value["depends_on"]),
         )

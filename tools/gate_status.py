@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..port.approval_policy import read_policy
 from ..port.errors import PortError
 from ..port.gate import GateItem, gate, is_open
 from ..port.ledger import Ledger
@@ -41,7 +42,7 @@ def gate_status(
     runs = ctx.runs.list(port_id)
     settle(ctx, runs)
     entries = Ledger(ctx.home).entries(port_id)
-    items = gate(port, entries)
+    items = gate(port, entries, read_policy(ctx.home))
     opened = is_open(items)
     page, _ = write_port_report(ctx, port, entries, runs)
     return GateStatusResult(
@@ -64,12 +65,12 @@ def _next_step(items: list[GateItem], opened: bool) -> str:
         return "The gate is open; write the final report and ask a person to review the branch."
     first = next(item for item in items if item.state != "pass")
     tool = _NEXT.get(first.id)
-    if first.state == "needs_approval":
-        following = next((item for item in items if item.state not in ("pass", "needs_approval")), None)
-        tool = _NEXT.get(following.id) if following else None
-        if tool and following:
-            return f"Call {tool} for item '{following.id}'; item '{first.id}' waits for a person."
-        return f"Item '{first.id}' waits for a person."
+    if "request_approval" in first.why:
+        # A person decides in their own time: meanwhile there is other work.
+        following = next((item for item in items if item.state != "pass" and "request_approval" not in item.why), None)
+        meanwhile = _NEXT.get(following.id) if following else None
+        waits = f"Item '{first.id}' waits for a person: call request_approval"
+        return f"{waits}, and {meanwhile} for item '{following.id}'." if following and meanwhile else f"{waits}."
     if tool is None:
         return f"Item '{first.id}' has no tool in this version; do it by hand and report it as unproven."
     return f"Call {tool}: item '{first.id}' is {first.state}."

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..port.approval_policy import read_policy
 from ..port.errors import PortError
 from ..port.ledger import Ledger
 from ..port.plan import PlanStep, write_plan_file
@@ -124,7 +125,7 @@ def _short(kept: list[str]) -> list[str]:
 def _evidence(ctx: ToolContext, record: PortRecord, components: tuple[ComponentRecord, ...]) -> Evidence:
     planned = record.model_copy(update={"components": list(components)})
     started = {(run.tool, run.arguments.get("component")) for run in ctx.runs.list(record.port_id)}
-    return evidence_of(planned, Ledger(ctx.home).entries(record.port_id), started)
+    return evidence_of(planned, Ledger(ctx.home).entries(record.port_id), started, read_policy(ctx.home))
 
 
 def _next_step(record: PortRecord) -> str:
