@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..parity.verdict import MEANING, Verdict
+from ..port.causes import LikelyCause
 from ..port.errors import PortError
 from ..port.freshness import plan_digest
 from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
+from ._causes import causes_of_parity
 from ._components import adapter_path, choose_device, component_spec, dependencies, is_planned, planned_component
 from ._runs import no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
@@ -95,6 +97,7 @@ class RunComponentParityResult(ToolResult):
     self_test: SelfTest | None = None
     reference: str = ""
     paired: str = ""
+    likely_causes: list[LikelyCause] = Field(default=[], description="Usual mistakes that fit; hypotheses to check.")
     environment_patches: list[str] = Field(default=[])
 
 
@@ -228,6 +231,7 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
         reference=_reference(value["reference"]),
         paired=f"{value['pairing']['paired']} of {value['pairing']['modules']} called modules",
         environment_patches=value["environment_patches"],
+        likely_causes=causes_of_parity(value, planned, Path(port.worktree)),
         next_step=_backend_step(verdict, value["attention_backends"], value["confirmed"])
         or _next_step(verdict, culprit, reasons, bool(run.arguments["complete"])),
     )
