@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from urllib.parse import quote
 
 from .errors import PortError
 from .paths import open_regular, resolve_inside
@@ -54,7 +55,7 @@ def list_sources(port: PortRecord) -> str:
         "Pages of the worktree: data that came with the repository. The skill is `skill://port-model`.",
         "",
     ]
-    lines += [f"- worktree://{port.port_id}/{clean(name)}" for name in found]
+    lines += [f"- worktree://{port.port_id}/{quote(name)}" for name in found]
     return "\n".join(lines if found else [*lines, "None is there."]) + "\n"
 
 

@@ -7,6 +7,7 @@ from .cancel_run import SPEC as CANCEL_RUN
 from .check_mapping import SPEC as CHECK_MAPPING
 from .create_worktree import SPEC as CREATE_WORKTREE
 from .fetch_weights import SPEC as FETCH_WEIGHTS
+from .final_report import SPEC as FINAL_REPORT
 from .gate_status import SPEC as GATE_STATUS
 from .list_ports import SPEC as LIST_PORTS
 from .run_component_parity import SPEC as RUN_COMPONENT_PARITY
@@ -23,6 +24,7 @@ ALL: tuple[ToolSpec, ...] = (
     RUN_COMPONENT_PARITY,
     RUN_SSIM,
     GATE_STATUS,
+    FINAL_REPORT,
     RUN_STATUS,
     CANCEL_RUN,
     SHOW_PICTURE,

@@ -25,6 +25,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 SEEDS = (0, 1)
 PRODUCTION = ("float32", "bfloat16")
 _SHOWN = 16
+_KEPT = 8
+"""Remarks that the ledger keeps, for the report."""
 
 
 class ParityCase(BaseModel):
@@ -307,7 +309,18 @@ def _summary(value: dict[str, Any], reasons: list[str]) -> dict[str, Any]:
         "culprit": value["culprit"] if value["verdict"] != "pass" else None,
         "environment_patches": value["environment_patches"],
         "reference": value["reference"]["digest"],
+        "reference_kind": value["reference"]["kind"],
+        "self_test": value["self_test"]["passed"],
+        "flags": value["flags"]["port"],
+        "inputs": sorted({clean(str(row["case"]))[:80] for row in rows})[:_SHOWN],
+        "dtype_remarks": [clean(_dtype_row(row))[:200] for row in value["dtype_audit"][:_KEPT]],
+        "remarks": [clean(row["message"])[:300] for row in value["findings"] if row["verdict"] == "pass"][:_KEPT],
     }
+
+
+def _dtype_row(row: dict[str, str]) -> str:
+    place = row["module"] or "the model"
+    return f"{place}: {row['what']} in {row['port_dtype']}, official {row['official_dtype']} (asked: {row['asked']})"
 
 
 def _backend_step(verdict: Verdict, backends: dict[str, Any], confirmed: bool) -> str:
