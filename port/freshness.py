@@ -35,6 +35,12 @@ def what_changed(entry: Entry, port: PortRecord) -> list[str]:
     return changed if len(changed) <= _MOST else [*changed[:_MOST], f"and {len(changed) - _MOST} more"]
 
 
+def made_stale(evidence: list[str], port: PortRecord, entries: list[Entry]) -> list[str]:
+    """What changed since the entries of the runs in ``evidence`` were recorded; empty while all of them are fresh."""
+    found = [what_changed(entry, port) for entry in entries if entry.run_id in evidence]
+    return list(dict.fromkeys(change for changes in found for change in changes))
+
+
 def plan_digest(port: PortRecord, component: str) -> str:
     """What an entry keeps of the planned component: its classes, kind and adapter."""
     return _plan_of(port, component)

@@ -55,6 +55,8 @@ class GateRow(Row):
     state: GateState
     evidence: tuple[str, ...] = Field(default=(), description="Run ids, approvals, files.")
     why: str
+    changed: tuple[str, ...] = Field(default=(), description="What made its evidence stale, a file each.")
+    next: str = Field(default="", description="What to do; empty when it passes.")
 
 
 class Culprit(Row):
@@ -86,6 +88,12 @@ class ParityRow(Row):
     strict: Literal["pass", "fail"] | None = Field(default=None, description="assert_close at 1e-4; decides nothing.")
     cases: tuple[str, ...] = Field(default=(), description="Cases that were run.")
     culprit: Culprit | None = None
+    self_test: bool | None = Field(
+        default=None, description="Whether the check turned red when the port was perturbed."
+    )
+    reference: str = Field(default="", description="What stood for the exact result, e.g. 'float64'.")
+    dtypes: tuple[str, ...] = Field(default=(), description="Places where the sides compute in different dtypes.")
+    remarks: tuple[str, ...] = Field(default=(), description="Findings that did not decide.")
     run_id: str | None = None
     fresh: bool = Field(default=True, description="Whether code, adapter, weights and environment are still the same.")
 
@@ -108,6 +116,8 @@ class MappingRow(Row):
     unexpected: int | None = Field(default=None, ge=0)
     shape_mismatches: int | None = Field(default=None, ge=0)
     collisions: int | None = Field(default=None, ge=0)
+    unused: int | None = Field(default=None, ge=0, description="Left out on purpose.")
+    unused_names: tuple[str, ...] = ()
     run_id: str | None = None
     fresh: bool = True
 
@@ -135,6 +145,24 @@ class SsimRow(Row):
     fresh: bool = True
 
 
+class Gallery(Row):
+    """Pictures that one run made, other than those of a comparison of videos."""
+
+    title: str
+    pictures: tuple[Picture, ...]
+
+
+class ApprovalRow(Row):
+    """A person's decision, as the ledger has it."""
+
+    step: str
+    decision: Literal["approved", "declined"]
+    channel: str = Field(description="How it came in; 'client' is what the agent's client asserts.")
+    by: str = ""
+    when: str = ""
+    note: str = Field(default="", description="The person's own words.")
+
+
 class RunRow(Row):
     """One run, in the order in which they were started."""
 
@@ -152,7 +180,8 @@ class StepRow(Row):
 
     id: str
     title: str
-    state: Literal["todo", "in_progress", "claimed", "done"]
+    state: str = Field(description="todo, in_progress, claimed, done, ...")
+    acceptance: str = Field(default="", description="When it counts as done.")
 
 
 class ReportData(Row):
@@ -173,6 +202,10 @@ class ReportData(Row):
     parity: tuple[ParityRow, ...] = ()
     mapping: tuple[MappingRow, ...] = ()
     ssim: tuple[SsimRow, ...] = ()
+    gallery: tuple[Gallery, ...] = ()
+    approvals: tuple[ApprovalRow, ...] = ()
+    reproduce: tuple[str, ...] = Field(default=(), description="Commands, one each.")
+    problem: str = Field(default="", description="Why nothing here is evidence, e.g. a changed ledger.")
     steps: tuple[StepRow, ...] = ()
     runs: tuple[RunRow, ...] = ()
     residual_risks: tuple[str, ...] = ()
@@ -182,7 +215,15 @@ class ReportData(Row):
     def _the_gate_agrees_with_its_items(self) -> ReportData:
         if self.gate == "open" and (not self.items or any(row.state != "pass" for row in self.items)):
             raise ValueError("the gate is said to be open, and not every item passes")
+        if self.gate == "open" and self.problem:
+            raise ValueError(f"the gate is said to be open, and {self.problem}")
         return self
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Every picture that the page embeds."""
+        of_videos = [picture for row in self.ssim for picture in row.pictures]
+        return (*of_videos, *(picture for gallery in self.gallery for picture in gallery.pictures))
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
@@ -224,8 +265,15 @@ def write_report(folder: Path, data: ReportData) -> tuple[Path, Path]:
     Raises:
         PortError: A picture is absent, no PNG or JPEG, or too large; or the folder cannot be written.
     """
-    pictures = {picture.path: _data_uri(picture.path) for row in data.ssim for picture in row.pictures}
-    values: dict[str, Any] = {"data": data, "number": number, "count": count, "moment": moment, "passed": _passed(data)}
+    pictures = {picture.path: _data_uri(picture.path) for picture in data.pictures}
+    values: dict[str, Any] = {
+        "data": data,
+        "number": number,
+        "count": count,
+        "moment": moment,
+        "passed": _passed(data),
+        "done": sum(row.state == "done" for row in data.steps),
+    }
     page = render("report.html.j2", **values, pictures=pictures)
     twin = render("report.md.j2", **values)
     try:
@@ -238,6 +286,11 @@ def write_report(folder: Path, data: ReportData) -> tuple[Path, Path]:
     replace_file(html, page.encode("utf-8"))
     replace_file(markdown, twin.encode("utf-8"))
     return html, markdown
+
+
+def is_picture(content: bytes) -> bool:
+    """Whether the content is one that a page embeds: PNG or JPEG, not larger than MAX_PICTURE_BYTES."""
+    return content.startswith(tuple(_MAGIC)) and len(content) <= MAX_PICTURE_BYTES
 
 
 def _passed(data: ReportData) -> int:

@@ -7,12 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from .approval_policy import Policy
-from .freshness import what_changed
+from .freshness import made_stale, what_changed
 from .gate import gate, is_open
 from .ledger import Entry
 from .plan_steps import has_weights
 from .records import ComponentRecord, PortRecord, now
-from .report import Culprit, Fact, GateRow, MappingRow, ParityRow, Picture, ReportData, RunRow, SsimRow, StepRow
+from .report import (
+    Culprit,
+    Fact,
+    Gallery,
+    GateRow,
+    MappingRow,
+    ParityRow,
+    Picture,
+    ReportData,
+    RunRow,
+    SsimRow,
+    StepRow,
+)
+from .report_risks import approvals_of, latest, measured_with, risks_of
 
 
 def report_of(
@@ -27,6 +40,10 @@ def report_of(
     residual_risks: Sequence[str] = (),
     not_measured: Sequence[str] = (),
     policy: Policy | None = None,
+    gallery: Sequence[Gallery] = (),
+    reproduce: Sequence[str] = (),
+    next_steps: Mapping[str, str] | None = None,
+    problem: str = "",
 ) -> ReportData:
     """The report of ``port`` as it stands now.
 
@@ -38,25 +55,37 @@ def report_of(
         steps: The plan's steps with their states.
         environment: Facts such as versions and device, beside those of the record.
         pictures: For a run's id, the pictures to embed.
+        residual_risks, not_measured: Sentences that stand in the report beside what is derived from the evidence.
+        gallery: Pictures of other runs.
+        reproduce: Commands that repeat the measurements.
+        next_steps: For a gate item's id, what to do.
+        problem: Why there is no evidence at all; the gate is closed then, whatever the entries say.
         policy: Which approvals count; none: the defaults.
-        residual_risks, not_measured: Sentences that stand in the report beside what is derived from the gate.
     """
     items = gate(port, entries, policy)
     verdicts = {entry.run_id: entry.verdict for entry in entries}
     return ReportData(
         model_name=port.model_name,
         goal=port.goal,
-        gate="open" if is_open(items) else "closed",
+        gate="open" if is_open(items) and not problem else "closed",
         worktree=port.worktree,
         branch=port.branch,
         base_commit=port.base_commit,
         head_commit=head_commit,
         plan_path=port.plan_path,
         written_at=now(),
-        environment=(*_facts(port), *environment),
+        environment=(*_facts(port), *measured_with(port, entries), *environment),
         environment_patches=tuple(port.environment_patches),
         items=tuple(
-            GateRow(number=place, item=item.title, state=item.state, evidence=tuple(item.evidence), why=item.why)
+            GateRow(
+                number=place,
+                item=item.title,
+                state=item.state,
+                evidence=tuple(item.evidence),
+                why=item.why,
+                changed=tuple(made_stale(item.evidence, port, entries) if item.state == "stale" else ()),
+                next=(next_steps or {}).get(item.id, ""),
+            )
             for place, item in enumerate(items, start=1)
         ),
         parity=tuple(_parity(port, item, entries) for item in port.components),
@@ -64,7 +93,11 @@ def report_of(
         ssim=_ssim(port, entries, pictures or {}),
         steps=tuple(steps),
         runs=tuple(run.model_copy(update={"verdict": verdicts.get(run.run_id, run.verdict)}) for run in runs),
-        residual_risks=tuple(residual_risks),
+        gallery=tuple(gallery),
+        approvals=tuple(approvals_of(entries)),
+        reproduce=tuple(reproduce),
+        problem=problem,
+        residual_risks=(*residual_risks, *risks_of(port, entries)),
         not_measured=tuple(not_measured),
     )
 
@@ -79,12 +112,8 @@ def _facts(port: PortRecord) -> list[Fact]:
     return facts
 
 
-def _latest(entries: list[Entry], kind: str, component: str | None) -> Entry | None:
-    return next((e for e in reversed(entries) if e.kind == kind and e.component == component), None)
-
-
 def _parity(port: PortRecord, item: ComponentRecord, entries: list[Entry]) -> ParityRow:
-    entry = _latest(entries, "component_parity", item.name)
+    entry = latest(entries, "component_parity", item.name)
     if entry is None:
         return ParityRow(component=item.name, verdict="missing")
     found = entry.summary
@@ -99,6 +128,10 @@ def _parity(port: PortRecord, item: ComponentRecord, entries: list[Entry]) -> Pa
         strict=None if strict is None else "pass" if strict else "fail",
         cases=(inputs,),
         culprit=_culprit(found.get("culprit"), Path(port.worktree)),
+        self_test=found.get("self_test"),
+        reference=found.get("reference_kind", ""),
+        dtypes=tuple(found.get("dtype_remarks", ())),
+        remarks=tuple(found.get("remarks", ())),
         run_id=entry.run_id,
         fresh=not what_changed(entry, port),
     )
@@ -121,7 +154,7 @@ def _culprit(found: dict[str, Any] | None, worktree: Path) -> Culprit | None:
 
 
 def _mapping(port: PortRecord, item: ComponentRecord, entries: list[Entry]) -> MappingRow:
-    entry = _latest(entries, "check_mapping", item.name)
+    entry = latest(entries, "check_mapping", item.name)
     if entry is None:
         return MappingRow(component=item.name, verdict="missing")
     arrived, total = entry.summary["tensors"]
@@ -133,6 +166,8 @@ def _mapping(port: PortRecord, item: ComponentRecord, entries: list[Entry]) -> M
         verdict=entry.verdict,
         coverage=arrived / total if total else None,
         tensors=total,
+        unused=entry.summary.get("unused_on_purpose"),
+        unused_names=tuple(entry.summary.get("unused_names", ())),
         run_id=entry.run_id,
         fresh=not what_changed(entry, port),
         **counts,
@@ -140,7 +175,7 @@ def _mapping(port: PortRecord, item: ComponentRecord, entries: list[Entry]) -> M
 
 
 def _ssim(port: PortRecord, entries: list[Entry], pictures: Mapping[str, Sequence[Picture]]) -> tuple[SsimRow, ...]:
-    entry = _latest(entries, "ssim", None)
+    entry = latest(entries, "ssim", None)
     if entry is None:
         return ()
     found = entry.summary

@@ -7,6 +7,7 @@ from .cancel_run import SPEC as CANCEL_RUN
 from .check_mapping import SPEC as CHECK_MAPPING
 from .create_worktree import SPEC as CREATE_WORKTREE
 from .fetch_weights import SPEC as FETCH_WEIGHTS
+from .final_report import SPEC as FINAL_REPORT
 from .gate_status import SPEC as GATE_STATUS
 from .list_ports import SPEC as LIST_PORTS
 from .locate_divergence import SPEC as LOCATE_DIVERGENCE
@@ -29,6 +30,7 @@ ALL: tuple[ToolSpec, ...] = (
     LOCATE_DIVERGENCE,
     RUN_SSIM,
     GATE_STATUS,
+    FINAL_REPORT,
     RUN_STATUS,
     CANCEL_RUN,
     SHOW_PICTURE,

@@ -2,34 +2,91 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import re
+import shlex
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from ..port import git
 from ..port.approval_policy import Policy, read_policy
+from ..port.errors import PortError
+from ..port.gate import GateItem
 from ..port.ledger import Entry
-from ..port.plan import read_plan, step_states, ticked_steps
+from ..port.plan import PlanStep, read_plan, step_states, ticked_steps
 from ..port.plan_evidence import evidence_of
+from ..port.plan_markdown import section_heading, split_lines
 from ..port.plan_steps import steps_of_port
 from ..port.records import PortRecord
-from ..port.report import Picture, RunRow, StepRow, write_report
+from ..port.report import Gallery, Picture, ReportData, RunRow, StepRow, is_picture, write_report
 from ..port.report_data import report_of
+from ..port.textsafe import one_line
 from ..runs.models import Run
+from ._advice import next_of
+from ._artifacts import read_artifact
 from .base import ToolContext
 
+_MOST_PICTURES = 12
+_PER_RUN = 4
+_MOST_RISKS = 40
+_MOST_RUNS = 200
+_NO_RISK = "None known yet."
+"""What the plan's template writes where no risk was named."""
 
-def write_port_report(ctx: ToolContext, port: PortRecord, entries: list[Entry], runs: list[Run]) -> tuple[Path, Path]:
-    """Write the report into the state folder and return the paths of the page and of its Markdown twin."""
+
+def write_port_report(
+    ctx: ToolContext,
+    port: PortRecord,
+    entries: list[Entry],
+    runs: list[Run],
+    items: list[GateItem],
+    *,
+    problem: str = "",
+) -> tuple[ReportData, Path, Path]:
+    """Write the report into the state folder and return what it says, the page and its Markdown twin.
+
+    Args:
+        ctx: The tool's context.
+        port, entries, runs: What is known; without a ledger that can be trusted, no entries.
+        items: The gate's items over these entries.
+        problem: Why the ledger cannot be trusted; empty when it can.
+    """
+    oldest_first = sorted(runs, key=lambda run: (run.created_at, run.run_id))
+    newest = _newest(oldest_first)
+    pictures, refused = _pictures(ctx, newest)
+    ssim = {run.run_id: pictures.get(run.run_id, []) for run in newest if run.tool == "run_ssim"}
     policy = read_policy(ctx.home)
-    oldest_first = sorted(runs, key=lambda run: run.created_at)
+    steps, plan_problem = _steps(port, entries, runs, policy)
+    claimed = [step.id for step in steps if step.state == "claimed"]
     data = report_of(
         port,
         entries,
-        [_row(run) for run in oldest_first],
-        steps=_steps(port, entries, runs, policy),
+        [_row(run) for run in oldest_first[-_MOST_RUNS:]],
+        head_commit=_head(port),
         policy=policy,
-        pictures={run.run_id: _pictures(ctx, run) for run in runs if run.tool == "run_ssim" and run.state == "done"},
+        steps=[StepRow(id=s.id, title=s.title, state=s.state, acceptance=s.acceptance) for s in steps],
+        pictures=ssim,
+        gallery=[
+            Gallery(title=_title(run), pictures=tuple(pictures[run.run_id]))
+            for run in newest
+            if run.run_id not in ssim and pictures.get(run.run_id)
+        ],
+        residual_risks=[f"Plan: {text}" for text in _plan_risks(port)],
+        not_measured=[
+            *([f"Steps ticked by hand, with nothing measured behind them: {', '.join(claimed)}"] if claimed else []),
+            *([plan_problem] if plan_problem else []),
+            *refused,
+            *([f"{len(oldest_first) - _MOST_RUNS} older runs are not listed."] * (len(oldest_first) > _MOST_RUNS)),
+        ],
+        reproduce=list(_commands(port, newest)),
+        next_steps={item.id: next_of(item) for item in items},
+        problem=problem,
     )
-    return write_report(ctx.home / "reports" / port.port_id, data)
+    page, twin = write_report(ctx.home / "reports" / port.port_id, data)
+    return data, page, twin
 
 
 def _row(run: Run) -> RunRow:
@@ -47,15 +104,116 @@ def _row(run: Run) -> RunRow:
     )
 
 
-def _steps(port: PortRecord, entries: list[Entry], runs: list[Run], policy: Policy) -> list[StepRow]:
+def _head(port: PortRecord) -> str | None:
+    worktree = Path(port.worktree)
+    if not worktree.is_dir():
+        return None
+    try:
+        found = git.run(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"], cwd=worktree, check=False, limit_s=10)
+    except PortError:
+        return None  # a report without the newest commit is better than none
+    return found.stdout if found.code == 0 and re.fullmatch(r"[0-9a-f]{40,64}", found.stdout) else None
+
+
+def _steps(port: PortRecord, entries: list[Entry], runs: list[Run], policy: Policy) -> tuple[list[PlanStep], str]:
+    """The plan's steps with their states, and what kept PLAN.md from being read."""
     if not port.components:
-        return []
+        return [], ""
     started = {(run.tool, run.arguments.get("component")) for run in runs}
-    ticked = ticked_steps(read_plan(Path(port.worktree)) or "") if Path(port.worktree).is_dir() else set()
-    steps = step_states(steps_of_port(port), ticked, evidence_of(port, entries, started, policy))
-    return [StepRow(id=step.id, title=step.title, state=step.state) for step in steps]
+    text, problem = _plan(port)
+    return step_states(steps_of_port(port), ticked_steps(text), evidence_of(port, entries, started, policy)), problem
 
 
-def _pictures(ctx: ToolContext, run: Run) -> list[Picture]:
-    files = ctx.runs.folder(run.run_id) / "files"
-    return [Picture(path=path, caption=path.stem.replace("_", " ")) for path in sorted(files.glob("*.png"))]
+def _plan(port: PortRecord) -> tuple[str, str]:
+    if not Path(port.worktree).is_dir():
+        return "", "The worktree is gone."
+    try:
+        return read_plan(Path(port.worktree)) or "", ""
+    except PortError as error:
+        return "", f"{error.what} ({error.seen})"
+
+
+def _plan_risks(port: PortRecord) -> list[str]:
+    """The risks that PLAN.md lists, as people left them: claims, not evidence."""
+    text, _ = _plan(port)
+    lines = split_lines(text)
+    heading = section_heading("7")
+    if heading not in lines:
+        return []
+    found = []
+    for line in lines[lines.index(heading) + 1 :]:
+        if line.startswith("## ") or line.strip() == "Steps:":
+            break
+        if line.startswith("- ") and not re.match(r"- \[[ xX]\]", line):
+            found.append(one_line(line[2:])[:400])
+    return [text for text in found if text != _NO_RISK][:_MOST_RISKS]
+
+
+def _newest(oldest_first: list[Run]) -> list[Run]:
+    """The newest finished run of each tool and component, in the order in which they were started."""
+    newest = {(run.tool, str(run.arguments.get("component") or "")): run for run in oldest_first if run.state == "done"}
+    return [run for run in oldest_first if newest.get((run.tool, str(run.arguments.get("component") or ""))) is run]
+
+
+def _pictures(ctx: ToolContext, runs: list[Run]) -> tuple[dict[str, list[Picture]], list[str]]:
+    """The pictures of each run that can be embedded, and a sentence for each that cannot."""
+    found: dict[str, list[Picture]] = {}
+    refused: list[str] = []
+    left = _MOST_PICTURES
+    for run in runs:
+        files = ctx.runs.folder(run.run_id) / "files"
+        names = sorted(path.name for path in files.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+        for name in names[: min(_PER_RUN, left)]:
+            try:
+                content, _ = read_artifact(files, name)
+                problem = "" if is_picture(content) else "no PNG or JPEG"
+            except PortError as error:
+                problem = error.seen
+            if problem:
+                refused.append(f"The picture {name[:80]} of {run.run_id} is not shown: {problem}")
+                continue
+            caption = Path(name).stem.replace("_", " ")
+            found.setdefault(run.run_id, []).append(Picture(path=files / name, caption=caption))
+            left -= 1
+        if len(names) > _PER_RUN or (names and not left):
+            refused.append(f"Not all pictures of {run.run_id} are shown; they lie in its folder.")
+    return found, refused
+
+
+def _title(run: Run) -> str:
+    about = run.arguments.get("component")
+    return f"{run.tool.replace('_', ' ')}{f' of {about}' if about else ''} ({run.run_id})"
+
+
+def _commands(port: PortRecord, runs: list[Run]) -> Iterator[str]:
+    """What repeats the measurements: the plain tests first, which need nothing of ours, then each newest run."""
+    worktree = Path(port.worktree)
+    tests = [Path(item.adapter).parent / f"test_{item.name}_parity.py" for item in port.components]
+    here = [path.as_posix() for path in tests if (worktree / path).is_file()]
+    if here:
+        yield shlex.join(["cd", port.worktree]) + " && " + shlex.join([port.python, "-m", "pytest", *here])
+    for run in runs:
+        command = _command(port, run)
+        if command:
+            yield command
+
+
+def _command(port: PortRecord, run: Run) -> str:
+    from . import ALL
+
+    spec = next((spec for spec in ALL if spec.name == run.tool), None)
+    if spec is None:
+        return ""
+    words = ["fastvideo-port", spec.name.replace("_", "-"), "--port-id", port.port_id]
+    for name in inspect.signature(spec.function).parameters:
+        value: Any = run.arguments.get(name)
+        # The adapter is kept as an absolute path, and it is the plan's where the run was complete.
+        if (
+            value is None
+            or name in ("ctx", "port_id", "wait_s")
+            or (name == "adapter" and run.arguments.get("complete"))
+        ):
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            words += [f"--{name.replace('_', '-')}", item if isinstance(item, str) else json.dumps(item)]
+    return shlex.join([*words, "--wait"])

@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..port.causes import LikelyCause
 from ..port.freshness import plan_digest
 from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
+from ._causes import causes_of_mapping
 from ._components import adapter_path, choose_device, component_spec, dependencies, is_planned, planned_component
 from ._runs import no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
@@ -65,6 +67,7 @@ class CheckMappingResult(ToolResult):
     headers_s: float | None = Field(default=None, description="Seconds, without imports.")
     source: str = Field(default="", description="Where the official tensors were read.")
     counts: dict[str, int] = Field(default={}, description="Full lengths of the lists.")
+    likely_causes: list[LikelyCause] = Field(default=[], description="Usual mistakes that fit; hypotheses to check.")
 
 
 def check_mapping(
@@ -164,6 +167,7 @@ def finish(ctx: ToolContext, run: Run) -> CheckMappingResult:
             "suspects": len(suspects),
             "unused_rules": sum(row["code"] == "rule-never-matches" for row in value["suspects"]),
         },
+        likely_causes=causes_of_mapping(value, planned),
         next_step=_next_step(
             verdict, reasons, planned.name if planned else "", value["unused_on_purpose"], only_unexpected
         ),

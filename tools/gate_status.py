@@ -8,28 +8,31 @@ from pydantic import Field
 
 from ..port.approval_policy import read_policy
 from ..port.errors import PortError
+from ..port.freshness import made_stale
 from ..port.gate import GateItem, gate, is_open
 from ..port.ledger import Ledger
 from ..runs.models import Run
+from ._advice import next_of, tool_of, waits_for_person
 from ._finish import finish as finish_run
 from ._report import write_port_report
 from ._weights import try_settle_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
 _MEASURING = ("check_mapping", "run_component_parity", "locate_divergence", "run_ssim")
-_NEXT = {
-    "mapping-reviewed": "check_mapping",
-    "keys": "check_mapping",
-    "component-parity": "run_component_parity",
-    "ssim": "run_ssim",
-}
+
+
+class GateItemNow(GateItem):
+    """One of the seven conditions, and what to do about it."""
+
+    changed: list[str] = Field(description="What made it stale, by file.")
+    next: str = Field(description="What to do; empty when it passes.")
 
 
 class GateStatusResult(ToolResult):
     """The gate as it stands now."""
 
     gate: Literal["open", "closed"]
-    items: list[GateItem] = Field(description="Seven; all must pass.")
+    items: list[GateItemNow] = Field(description="Seven; all must pass.")
     report: str = Field(description="HTML report, written anew; report.md stands beside it.")
 
 
@@ -44,9 +47,19 @@ def gate_status(
     entries = Ledger(ctx.home).entries(port_id)
     items = gate(port, entries, read_policy(ctx.home))
     opened = is_open(items)
-    page, _ = write_port_report(ctx, port, entries, runs)
+    _, page, _ = write_port_report(ctx, port, entries, runs, items)
     return GateStatusResult(
-        gate="open" if opened else "closed", items=items, report=str(page), next_step=_next_step(items, opened)
+        gate="open" if opened else "closed",
+        items=[
+            GateItemNow(
+                **item.model_dump(),
+                changed=made_stale(item.evidence, port, entries) if item.state == "stale" else [],
+                next=next_of(item),
+            )
+            for item in items
+        ],
+        report=str(page),
+        next_step=next_step(items, opened),
     )
 
 
@@ -60,15 +73,16 @@ def settle(ctx: ToolContext, runs: list[Run]) -> None:
                 continue  # its result was changed on disk: it is not evidence, and run_status says why
 
 
-def _next_step(items: list[GateItem], opened: bool) -> str:
+def next_step(items: list[GateItem], opened: bool) -> str:
+    """What to do first about the items as a whole."""
     if opened:
-        return "The gate is open; write the final report and ask a person to review the branch."
+        return "The gate is open: call final_report and ask a person to review the branch with it."
     first = next(item for item in items if item.state != "pass")
-    tool = _NEXT.get(first.id)
-    if "request_approval" in first.why:
+    tool = tool_of(first)
+    if waits_for_person(first):
         # A person decides in their own time: meanwhile there is other work.
-        following = next((item for item in items if item.state != "pass" and "request_approval" not in item.why), None)
-        meanwhile = _NEXT.get(following.id) if following else None
+        following = next((item for item in items if item.state != "pass" and not waits_for_person(item)), None)
+        meanwhile = tool_of(following) if following else None
         waits = f"Item '{first.id}' waits for a person: call request_approval"
         return f"{waits}, and {meanwhile} for item '{following.id}'." if following and meanwhile else f"{waits}."
     if tool is None:

@@ -9,11 +9,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..parity.verdict import MEANING, Verdict
+from ..port.causes import LikelyCause
 from ..port.errors import PortError
 from ..port.freshness import plan_digest
 from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
+from ._causes import causes_of_parity
 from ._components import adapter_path, choose_device, component_spec, dependencies, is_planned, planned_component
 from ._culprits import Culprit, culprit_of, place, trial_words
 from ._divergence import divergence_picture
@@ -26,6 +28,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 SEEDS = (0, 1)
 PRODUCTION = ("float32", "bfloat16")
 _SHOWN = 16
+_KEPT = 8
+"""Remarks that the ledger keeps, for the report."""
 
 
 class ParityCase(BaseModel):
@@ -84,6 +88,7 @@ class RunComponentParityResult(ToolResult):
     self_test: SelfTest | None = None
     reference: str = ""
     paired: str = ""
+    likely_causes: list[LikelyCause] = Field(default=[], description="Usual mistakes that fit; hypotheses to check.")
     environment_patches: list[str] = Field(default=[])
 
 
@@ -218,6 +223,7 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
         reference=_reference(value["reference"]),
         paired=f"{value['pairing']['paired']} of {value['pairing']['modules']} called modules",
         environment_patches=value["environment_patches"],
+        likely_causes=causes_of_parity(value, planned, Path(port.worktree)),
         next_step=_backend_step(verdict, value["attention_backends"], value["confirmed"])
         or _next_step(verdict, culprit, reasons, bool(run.arguments["complete"])),
     )
@@ -276,7 +282,18 @@ def _summary(value: dict[str, Any], reasons: list[str]) -> dict[str, Any]:
         "culprit": value["culprit"] if value["verdict"] != "pass" else None,
         "environment_patches": value["environment_patches"],
         "reference": value["reference"]["digest"],
+        "reference_kind": value["reference"]["kind"],
+        "self_test": value["self_test"]["passed"],
+        "flags": value["flags"]["port"],
+        "inputs": sorted({clean(str(row["case"]))[:80] for row in rows})[:_SHOWN],
+        "dtype_remarks": [clean(_dtype_row(row))[:200] for row in value["dtype_audit"][:_KEPT]],
+        "remarks": [clean(row["message"])[:300] for row in value["findings"] if row["verdict"] == "pass"][:_KEPT],
     }
+
+
+def _dtype_row(row: dict[str, str]) -> str:
+    place = row["module"] or "the model"
+    return f"{place}: {row['what']} in {row['port_dtype']}, official {row['official_dtype']} (asked: {row['asked']})"
 
 
 def _backend_step(verdict: Verdict, backends: dict[str, Any], confirmed: bool) -> str:

@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..port.causes import LikelyCause
 from ..port.errors import PortError
 from ..port.paths import check_kind, check_text, resolve_inside
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
+from ._causes import causes_of_ssim
 from ._runs import require_value, start_and_wait
 from .base import ToolContext, ToolResult, ToolSpec
 from .picture import PictureFile
@@ -80,6 +82,7 @@ class RunSsimResult(ToolResult):
     pictures: list[PictureFile] = Field(
         default_factory=list, description="Score plot and worst frames; see show_picture."
     )
+    likely_causes: list[LikelyCause] = Field(default=[], description="Usual mistakes that fit; hypotheses to check.")
     scores_path: str | None = Field(default=None, description="JSON of all scores; a CSV lies beside it.")
 
 
@@ -187,6 +190,7 @@ def finish(ctx: ToolContext, run: Run) -> RunSsimResult:
             PictureFile(uri=f"run://{run.run_id}/files/{name}", path=str(files / name)) for name in value["pictures"]
         ],
         scores_path=next((str(files / name) for name in value["scores_files"] if name.endswith(".json")), None),
+        likely_causes=causes_of_ssim(value),
         next_step=_next_step(value),
     )
     _record(ctx, run, value)

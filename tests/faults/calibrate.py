@@ -113,7 +113,7 @@ def main() -> None:
         "# Calibration of the bands",
         "",
         f"Made by `tests/faults/calibrate.py` from a run of the fault suite on {document['device']}: real FastVideo",
-        f"0.2.1 against diffusers and transformers, {len(faults)} mistakes, {len(rows) - len(faults)} correct rewrites.",
+        f"0.2.1 against diffusers and transformers, {len(faults)} mistakes, {len(rows) - len(faults)} rewrites.",
         f"Missed: {', '.join(missed) or 'none'}. Accused: {', '.join(accused) or 'none'}. Place right: "
         f"{sum(row['place_right'] for row in placed)} of {len(placed)}.",
         "",

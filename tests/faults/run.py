@@ -155,6 +155,33 @@ def matches(pattern: str, module: str) -> bool:
     return re.fullmatch(text, module) is not None
 
 
+def evidence_of(value: dict[str, Any]) -> dict[str, Any]:
+    """The part of a result that names causes (see ``causes.py``), short and without this machine's paths."""
+    inside = re.compile(r"[^ ]*/worktree-\d+/")
+    cases = [
+        {
+            "case": case["case"],
+            "seed": case["seed"],
+            "verdict": case["verdict"],
+            "logic_ratio": case.get("logic_ratio"),
+            "precision_ratio": case.get("precision", {}).get("bfloat16", {}).get("ratio"),
+            "port_error": case.get("port_error"),
+        }
+        for case in value["cases"]
+    ]
+    found = {
+        "verdict": value["verdict"],
+        "cases": cases,
+        "findings": [{**item, "message": item["message"][:300]} for item in value["findings"]][:16],
+        "culprit": value["culprit"],
+        "trials": [{"found": [{"words": row["words"]} for row in item["found"]]} for item in value.get("trials") or []],
+        "dtype_audit": value.get("dtype_audit", [])[:16],
+        "attention_backends": {"differs": value.get("attention_backends", {}).get("differs", "")},
+    }
+    plain: dict[str, Any] = json.loads(inside.sub("", json.dumps(found)))
+    return plain
+
+
 def numbers_of(value: dict[str, Any]) -> dict[str, Any]:
     """The verdict, the largest ratios over all inputs, and what the usual rules said."""
     cases = [case for case in value["cases"] if case.get("logic_ratio") is not None]
@@ -201,6 +228,7 @@ def row_of(edit: Any, value: dict[str, Any], fault: bool, seconds: float) -> dic
         "error": value.get("error", "")[:600],
         "seconds": round(seconds, 1),
         "timings": value.get("timings"),
+        "evidence": evidence_of(value),
     }
 
 

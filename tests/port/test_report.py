@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from fastvideo_port.port.errors import PortError
 from fastvideo_port.port.report import (
+    ApprovalRow,
     Culprit,
     Fact,
+    Gallery,
     GateRow,
     MappingRow,
     ParityRow,
@@ -198,7 +200,10 @@ def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
     images = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
     assert images == ["data:image/png;base64," + base64.b64encode(PNG).decode()]
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "base"}
-    assert not [attributes for _, attributes in page.tags if "href" in attributes or "onerror" in attributes]
+    assert not [attributes for _, attributes in page.tags if "onerror" in attributes]
+    anchors = {str(attributes["id"]) for _, attributes in page.tags if "id" in attributes}
+    links = [str(attributes["href"]) for _, attributes in page.tags if "href" in attributes]
+    assert links and all(link.startswith("#") and link[1:] in anchors for link in links)
     assert "url(" not in html.read_text() and "@import" not in html.read_text()
 
 
@@ -211,7 +216,7 @@ def test_text_is_data_in_both_files(tmp_path: Path) -> None:
     assert not {tag for tag, _ in page.tags} & {"script", "img"} and "{{ 7*7 }}" in page.text
     tokens = MarkdownIt("commonmark").enable("table").parse(markdown.read_text(encoding="utf-8"))
     headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
-    assert len(headings) == 9 and not [token for token in tokens if token.type.startswith("html")]
+    assert len(headings) == 12 and not [token for token in tokens if token.type.startswith("html")]
     for text in (html.read_text(encoding="utf-8"), markdown.read_text(encoding="utf-8")):
         assert "\u202e" not in text and "\x1b" not in text
 
@@ -226,7 +231,7 @@ def test_markdown_tables_keep_their_columns(tmp_path: Path) -> None:
         cells = 0 if token.type == "tr_open" else cells + (token.type in ("td_open", "th_open"))
         if token.type == "tr_close":
             widths.append(cells)
-    assert widths == [5] * 8 + [9] * 2 + [9] * 3 + [8] * 2 + [3] * 4 + [6] * 2
+    assert widths == [4] * 4 + [5] * 8 + [9] * 2 + [10] * 3 + [8] * 2 + [6] * 2
 
 
 def test_tokens_never_reach_a_report(tmp_path: Path) -> None:
@@ -289,3 +294,110 @@ def test_times_are_short_and_in_utc_and_what_is_no_time_stays() -> None:
     assert moment("2026-11-23T17:42:38.779040+01:00") == "2026-11-23 16:42:38 UTC"
     assert moment("2026-11-23 15:31") == "2026-11-23 15:31"
     assert moment("yesterday") == "yesterday"
+
+
+EVIL = (
+    "</td></pre><script>alert(1)</script>\"'> | {{ 7*7 }} ``` <img src=x onerror=y>"
+    "\u202e\x1b[31m\n# Gate: open\n- [x] done"
+)
+
+
+def everywhere(evil: str, picture: Path) -> ReportData:
+    """A report in which every text that may come from outside is ``evil``."""
+    plain = report()
+    one = Picture(path=picture, caption=evil)
+    return report(
+        **dict.fromkeys(("model_name", "goal", "worktree", "branch", "base_commit", "head_commit", "plan_path"), evil),
+        problem=evil,
+        environment=[Fact(name=evil, value=evil)],
+        environment_patches=[evil],
+        items=[
+            GateRow(
+                number=row.number, item=evil, state=row.state, why=evil, changed=(evil,), next=evil, evidence=(evil,)
+            )
+            for row in plain.items
+        ],
+        parity=[
+            ParityRow.model_validate(
+                {
+                    **plain.parity[0].model_dump(),
+                    "component": evil,
+                    "reference": evil,
+                    "dtypes": [evil],
+                    "remarks": [evil],
+                    "run_id": evil,
+                    "culprit": {"module": evil, "official_module": evil, "kind": evil, "file": evil, "why": evil},
+                    "cases": [evil],
+                }
+            )
+        ],
+        mapping=[MappingRow(component=evil, verdict="fail", run_id=evil, unused_names=(evil,))],
+        ssim=[SsimRow(name=evil, verdict="fail", metric=evil, run_id=evil, pictures=(one,))],
+        gallery=[Gallery(title=evil, pictures=(one,))],
+        approvals=[ApprovalRow(step=evil, decision="approved", channel=evil, by=evil, when=evil, note=evil)],
+        reproduce=[evil],
+        steps=[StepRow(id=evil, title=evil, state=evil, acceptance=evil)],
+        runs=[RunRow(run_id=evil, tool=evil, what=evil, state=evil, started_at=evil)],
+        residual_risks=[evil],
+        not_measured=[evil],
+    )
+
+
+def test_hostile_text_in_every_field_stays_text(tmp_path: Path) -> None:
+    """Issue D: names and notes come from repositories, files and processes that nobody vouches for."""
+    (tmp_path / "p.png").write_bytes(PNG)
+    html, markdown = write_report(tmp_path, everywhere(EVIL, tmp_path / "p.png"))
+    text = html.read_text(encoding="utf-8")
+    page = Page(text)
+    plain = Page(write_report(tmp_path / "plain", everywhere("x/y", tmp_path / "p.png"))[0].read_text())
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags], "no text made or closed an element"
+    allowed = {"class", "id", "href", "src", "alt", "lang", "charset", "name", "content", "scope", "colspan", "role"}
+    assert {name for _, attributes in page.tags for name in attributes} <= {
+        *allowed, "tabindex", "aria-label", "aria-labelledby", "http-equiv", "open",
+    }  # fmt: skip
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown.read_text(encoding="utf-8"))
+    kinds = [token.type for token in tokens]
+    assert kinds.count("heading_open") == 12 and kinds.count("fence") == 1
+    inline = [child.type for token in tokens for child in token.children or []]
+    assert not {kind for kind in [*kinds, *inline] if kind.startswith("html") or kind in ("image", "link_open")}
+    for content in (text, markdown.read_text(encoding="utf-8")):
+        assert "\u202e" not in content and "\x1b" not in content and "49" not in re.findall(r"\{\{.*?\}\}", content)
+
+
+def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
+    first = [path.read_bytes() for path in write_report(tmp_path / "a", report())]
+    assert first == [path.read_bytes() for path in write_report(tmp_path / "b", report())]
+    later = [path.read_text() for path in write_report(tmp_path / "c", report(written_at="2027-01-01T00:00:00+00:00"))]
+    stamps = ("2026-11-23 15:40:00 UTC", "2027-01-01 00:00:00 UTC")
+    assert [text.decode().replace(stamps[0], stamps[1]) for text in first] == later
+
+
+def test_a_changed_ledger_is_said_before_everything_else(tmp_path: Path) -> None:
+    html, markdown = write_report(tmp_path, report(problem="entry 3 was changed"))
+    for text in (Page(html.read_text()).text, markdown.read_text()):
+        assert text.index("entry 3 was changed") < text.index("The alignment gate is closed")
+    green = [row.model_copy(update={"state": "pass"}) for row in report().items]
+    with pytest.raises(ValidationError, match="said to be open"):
+        report(gate="open", items=green, problem="entry 3 was changed")
+
+
+def test_what_made_an_item_stale_and_what_to_do_stand_beside_it(tmp_path: Path) -> None:
+    rows = list(report().items)
+    rows[4] = rows[4].model_copy(update={"changed": ("fastvideo/a.py changed",), "next": "Call run_ssim again."})
+    for path in write_report(tmp_path, report(items=rows)):
+        text = re.sub(r"\\(.)", r"\1", path.read_text())
+        assert "fastvideo/a.py changed" in text and "Call run_ssim again." in text
+
+
+def test_a_page_can_be_read_with_the_keyboard_and_without_colours(tmp_path: Path) -> None:
+    """Each wide table can be scrolled by keyboard and has a name; each column head says so; each picture has words."""
+    (tmp_path / "p.png").write_bytes(PNG)
+    gallery = [Gallery(title="run example", pictures=(Picture(path=tmp_path / "p.png", caption="contact sheet"),))]
+    html, _ = write_report(tmp_path, report(gallery=gallery))
+    page = Page(html.read_text())
+    regions = [attributes for _, attributes in page.tags if attributes.get("role") == "region"]
+    assert len(regions) >= 6 and all(row["tabindex"] == "0" and row["aria-label"] for row in regions)
+    assert all(attributes.get("scope") == "col" for tag, attributes in page.tags if tag == "th")
+    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+    assert "prefers-color-scheme" in html.read_text() or "light-dark(" in html.read_text()
+    assert "@media print" in html.read_text()

@@ -1,0 +1,51 @@
+"""What to do about an item of the gate that does not pass."""
+
+from __future__ import annotations
+
+from ..port.gate import GateItem
+
+TOOLS = {
+    "mapping-reviewed": "check_mapping",
+    "keys": "check_mapping",
+    "component-parity": "run_component_parity",
+    "pipeline-parity": "run_pipeline_parity",
+    "ssim": "run_ssim",
+    "example": "run_example",
+    "documentation": "check_integration",
+}
+"""Which tool measures an item."""
+_APPROVAL = "request_approval"
+
+
+def tool_of(item: GateItem) -> str | None:
+    """The tool that measures the item, if this version has it."""
+    name = TOOLS.get(item.id)
+    return name if name in _known() else None
+
+
+def waits_for_person(item: GateItem) -> bool:
+    """Whether only a person's decision is missing, or one that was made is about something else now."""
+    return _APPROVAL in item.why
+
+
+def next_of(item: GateItem) -> str:
+    """A sentence that says what to do; empty when the item passes."""
+    if item.state == "pass":
+        return ""
+    if waits_for_person(item):
+        return f"Call {_APPROVAL}: a person has to decide."
+    tool = tool_of(item)
+    if tool is None:
+        return "No tool of this version measures it: do it by hand and report it as unproven."
+    if item.state == "missing":
+        return f"Call {tool}."
+    if item.state == "stale":
+        return f"Call {tool} again; what changed is named."
+    last = f" with run_id={item.evidence[-1]}" if len(item.evidence) == 1 else ""
+    return f"Read the result (run_status{last}), repair what it names, then call {tool} again."
+
+
+def _known() -> set[str]:
+    from . import ALL
+
+    return {spec.name for spec in ALL}
