@@ -23,6 +23,8 @@ JOBS = {
     "ssim": "ssim_job:ssim",
     "component_parity": "component_job:component_parity",
     "check_mapping": "mapping_job:check_mapping",
+    "check_scheduler": "scheduler_job:check_scheduler",
+    "scheduler_side": "scheduler_side:scheduler_side",
     "side": "side:run_side",
     "lab_official": "lab:lab_official",
     "lab_port": "lab:lab_port",
