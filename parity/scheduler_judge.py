@@ -27,6 +27,7 @@ class Judged:
     noise: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
+    shown: dict[str, int] = field(default_factory=dict)
     rollouts: dict[str, Rollout] = field(default_factory=dict)
 
     def say(self, code: str, verdict: Verdict, message: str) -> None:
@@ -34,10 +35,13 @@ class Judged:
         if not any(item.code == code and item.message == message for item in self.findings):
             self.findings.append(Finding(code, verdict, message))
 
-    def blame(self, cause: Cause) -> None:
-        """Add a cause, once for each code; the walk that showed it first speaks."""
+    def blame(self, cause: Cause, steps: int = 0) -> None:
+        """Add a cause, once for each code; of several the one that more steps have shown stands first."""
         if all(item.code != cause.code for item in self.causes):
             self.causes.append(cause)
+        shown = self.shown.setdefault(cause.code, 0)
+        self.shown[cause.code] = max(shown, steps)
+        self.causes.sort(key=lambda item: (item.code == "rounding", -self.shown[item.code]))
 
     def worth_explaining(self) -> str | None:
         """The walk on which mistakes are tried: a small one that is wrong, of several steps if there is one."""
@@ -62,7 +66,9 @@ def judge_walks(
             continue
         _tables(judged, walk, official, port, their)
         _steps(judged, walk, official, port, their, mine)
-        _noise(judged, walk, official, port, their, mine)
+        # Noise is mixed by the tables: where they differ, it can only differ too.
+        if all(row["first_index"] is None for row in judged.tables if row["walk"] == walk.key):
+            _noise(judged, walk, official, port, their, mine)
     _facts(judged, their, mine)
     return judged
 
@@ -94,7 +100,7 @@ def _tables(judged: Judged, walk: Walk, official: Tensors, port: Tensors, their:
             row.update(first_index=found, port=_at(a, found), official=_at(b, found))
             row.update(port_entries=len(a), official_entries=len(b), cause=cause.words if cause else "")
             if cause:
-                judged.blame(cause)
+                judged.blame(cause, walk.steps)
             judged.say(
                 f"{name}-differ",
                 "fail",

@@ -49,7 +49,7 @@ def explain(
             table = theirs.get(f"{walk.key}.trial.{number}.sigmas")
             own = port.get(f"{walk.key}.sigmas")
             if table is not None and own is not None and table.shape == own.shape and _close(table, own):
-                judged.causes.insert(0, Cause("config", f"the table is the official one with {_named(change)}"))
+                judged.blame(Cause("config", f"the table is the official one with {_named(change)}"), walk.steps)
                 break
     alone = rollout
     if table_wrong:
@@ -76,7 +76,7 @@ def explain(
         if cause is None or cause.code == "step-scaled":
             cause = _part(walk, parts, len(changes), theirs, mine, found.first) or cause
     if cause is not None:
-        judged.blame(cause)
+        judged.blame(cause, 0 if table_wrong else walk.steps)
 
 
 def _part(

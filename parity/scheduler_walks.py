@@ -37,9 +37,9 @@ def make_walks(spec: dict[str, Any], variants: Path) -> tuple[list[Walk], str | 
             if other != shift:
                 changed = {**config, name: other}
                 folder = _variant(spec, file, changed, variants / f"shift-{other:g}")
-                walks += [Walk(f"{n}-shift{other:g}", n, other, None, None, changed, folder) for n in counts]
+                walks += [Walk(f"{n}-shift{other:g}", n, other, None, None, changed, folder) for n in (2, 5, 50)]
     elif not spec.get("adapter"):
-        walks += [Walk(f"{n}-shift{s:g}", n, s, config={"shift": s}) for s in (3.0, 5.0) for n in counts]
+        walks += [Walk(f"{n}-shift{s:g}", n, s, config={"shift": s}) for s in (3.0, 5.0) for n in (2, 5, 50)]
     if not spec.get("adapter"):
         given = [1.0, 0.8, 0.55, 0.2]
         walks.append(Walk("sigmas", len(given), shift=shift, sigmas=given, config=config))

@@ -76,12 +76,13 @@ def _facts(port: PortRecord) -> list[Fact]:
     return facts
 
 
-def _latest(entries: list[Entry], kind: str, component: str | None) -> Entry | None:
-    return next((e for e in reversed(entries) if e.kind == kind and e.component == component), None)
+def _latest(entries: list[Entry], kind: str | tuple[str, ...], component: str | None) -> Entry | None:
+    kinds = (kind,) if isinstance(kind, str) else kind
+    return next((e for e in reversed(entries) if e.kind in kinds and e.component == component), None)
 
 
 def _parity(port: PortRecord, item: ComponentRecord, entries: list[Entry]) -> ParityRow:
-    entry = _latest(entries, "component_parity", item.name)
+    entry = _latest(entries, ("component_parity", "check_scheduler"), item.name)
     if entry is None:
         return ParityRow(component=item.name, verdict="missing")
     found = entry.summary

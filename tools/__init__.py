@@ -5,6 +5,7 @@ from __future__ import annotations
 from .base import ToolSpec
 from .cancel_run import SPEC as CANCEL_RUN
 from .check_mapping import SPEC as CHECK_MAPPING
+from .check_scheduler import SPEC as CHECK_SCHEDULER
 from .create_worktree import SPEC as CREATE_WORKTREE
 from .fetch_weights import SPEC as FETCH_WEIGHTS
 from .gate_status import SPEC as GATE_STATUS
@@ -21,6 +22,7 @@ ALL: tuple[ToolSpec, ...] = (
     WRITE_PLAN,
     CHECK_MAPPING,
     RUN_COMPONENT_PARITY,
+    CHECK_SCHEDULER,
     RUN_SSIM,
     GATE_STATUS,
     RUN_STATUS,

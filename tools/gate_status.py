@@ -15,6 +15,9 @@ from ._report import write_port_report
 from ._weights import try_settle_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
+EVIDENCE = ("check_mapping", "run_component_parity", "check_scheduler", "run_ssim")
+"""Tools whose finished runs are entered in the ledger."""
+
 _NEXT = {
     "mapping-reviewed": "check_mapping",
     "keys": "check_mapping",
@@ -51,7 +54,7 @@ def gate_status(
 def settle(ctx: ToolContext, runs: list[Run]) -> None:
     """Enter finished runs in the ledger that nobody has asked about since; a run that failed is no evidence."""
     for run in reversed(runs):
-        if run.state == "done" and run.tool in ("check_mapping", "run_component_parity", "run_ssim"):
+        if run.state == "done" and run.tool in EVIDENCE:
             try:
                 finish_run(ctx, run)
             except PortError:
