@@ -25,6 +25,8 @@ JOBS = {
     "check_mapping": "mapping_job:check_mapping",
     "check_scheduler": "scheduler_job:check_scheduler",
     "scheduler_side": "scheduler_side:scheduler_side",
+    "tokenizer_parity": "tokenizer_job:tokenizer_parity",
+    "tokenizer_side": "tokenizer_side:tokenizer_side",
     "side": "side:run_side",
     "lab_official": "lab:lab_official",
     "lab_port": "lab:lab_port",
