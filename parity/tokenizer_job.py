@@ -142,6 +142,9 @@ def _cause(
         if cause is not None:
             found[cause.code] += 1
             first.setdefault(cause.code, cause)
+    if "max-length" in found and "padded-length" in found:
+        # One number does both: short prompts are padded to it, long ones cut at it.
+        found["max-length"] += found.pop("padded-length")
     best = found.most_common(1)[0] if found else None
     text = text_cause([prompt for prompt in failing if prompt != "batch"], port, official)
     if text is not None and (best is None or text[1] >= best[1]):

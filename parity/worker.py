@@ -27,6 +27,8 @@ JOBS = {
     "scheduler_side": "scheduler_side:scheduler_side",
     "tokenizer_parity": "tokenizer_job:tokenizer_parity",
     "tokenizer_side": "tokenizer_side:tokenizer_side",
+    "signatures": "signature_job:signatures",
+    "signature_side": "signature_job:signature_side",
     "side": "side:run_side",
     "lab_official": "lab:lab_official",
     "lab_port": "lab:lab_port",

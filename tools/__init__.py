@@ -13,6 +13,7 @@ from .list_ports import SPEC as LIST_PORTS
 from .run_component_parity import SPEC as RUN_COMPONENT_PARITY
 from .run_ssim import SPEC as RUN_SSIM
 from .run_status import SPEC as RUN_STATUS
+from .scaffold_component import SPEC as SCAFFOLD_COMPONENT
 from .show_picture import SPEC as SHOW_PICTURE
 from .write_plan import SPEC as WRITE_PLAN
 
@@ -20,6 +21,7 @@ ALL: tuple[ToolSpec, ...] = (
     CREATE_WORKTREE,
     FETCH_WEIGHTS,
     WRITE_PLAN,
+    SCAFFOLD_COMPONENT,
     CHECK_MAPPING,
     RUN_COMPONENT_PARITY,
     CHECK_SCHEDULER,
