@@ -105,8 +105,7 @@ REWRITES = {
     "split and join": ('re.sub(r"\\s+", " ", text).strip()', '" ".join(re.split(r"\\s+", text.strip()))', ""),
     "padded by hand": (
         '    return {"input_ids"',
-        "    answer = {name: value.clone() for name, value in answer.items()}\n"
-        '    return {"input_ids"',
+        '    answer = {name: value.clone() for name, value in answer.items()}\n    return {"input_ids"',
         "",
     ),
     "a list of lists": ('answer["attention_mask"]}', 'answer["attention_mask"].tolist()}', ""),
