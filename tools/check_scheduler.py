@@ -17,7 +17,7 @@ from ..port.plan_steps import check_components
 from ..port.records import ComponentRecord, PortRecord
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
-from ._components import component_spec, is_planned, planned_component
+from ._components import component_spec, planned_component
 from ._runs import no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
@@ -71,34 +71,29 @@ class CheckSchedulerResult(ToolResult):
     state: RunState
     verdict: Verdict | None = Field(default=None, description="None while running.")
     cause: str = Field(default="", description="The mistake that explains the difference, found by experiment.")
-    more_causes: list[str] = Field(default=[])
     first_differing_index: int | None = Field(default=None, description="Of the first table that differs.")
     tables: list[SchedulerTable] = Field(default=[])
     steps: list[SchedulerSteps] = Field(default=[])
-    noise: list[str] = Field(default=[], description="add_noise and scale_noise that differ.")
     findings: list[SchedulerFinding] = Field(default=[])
-    schedules: int = Field(default=0, description="How many were walked.")
-    config: str = Field(default="", description="Configuration file; '' when the classes' defaults were used.")
 
 
 def check_scheduler(
     ctx: ToolContext,
     port_id: Annotated[str, Field(description="From create_worktree.")],
-    official: Annotated[str, Field(description="Planned component, or import path of the official class.")],
-    port: Annotated[str | None, Field(description="FastVideo class, unless planned.")] = None,
-    num_steps: Annotated[int, Field(description="Walked besides 1, 2, 5 and 50; default 20.")] = 20,
-    adapter: Annotated[str | None, Field(description="Default: the plan's, if there.")] = None,
-    wait_s: Annotated[float, Field(description="0 to 45 s, default 45.")] = 45,
+    official: Annotated[str, Field(description="Planned component or official class.")],
+    port: Annotated[str | None, Field(description="FastVideo class, if not planned.")] = None,
+    num_steps: Annotated[int, Field(description="Beside 1, 2, 5, 50.")] = 20,
+    wait_s: Annotated[float, Field(description="0 to 45 s.")] = 45,
 ) -> CheckSchedulerResult:
-    """Check a scheduler: sigmas, timesteps exactly; step, add_noise over whole rollouts. Names first differing index
-    and cause: shift twice, sigma_min, terminal zero, rounding, order."""
+    """Check a scheduler: sigmas and timesteps exact, step, add_noise; names first differing index and cause (shift,
+    sigma_min, terminal zero, rounding)."""
     if not 1 <= num_steps <= MOST_STEPS:
         raise PortError(
             "num_steps is out of range.", seen=f"num_steps={num_steps}", fix=f"Give 1 to {MOST_STEPS} steps."
         )
     record = ctx.ports.get(port_id)
     component, planned = _component(record, official, port)
-    path = _adapter(record, component, adapter, planned)
+    path = _adapter(record, component, planned)
     record = require_weights(ctx, record)
     spec = component_spec(record, component, path or Path(record.worktree), "cpu")
     spec.update(
@@ -117,7 +112,7 @@ def check_scheduler(
             "adapter": str(path) if path else None,
             "weights": record.weights.digest if record.weights else None,
             "plan": plan_digest(record, component.name) if planned else "",
-            "complete": planned and (path is None or is_planned(record, component, path)),
+            "complete": planned,
         },
         job="check_scheduler",
         spec=spec,
@@ -147,12 +142,12 @@ def _component(record: PortRecord, official: str, port: str | None) -> tuple[Com
     return made_up, False
 
 
-def _adapter(record: PortRecord, component: ComponentRecord, adapter: str | None, planned: bool) -> Path | None:
-    """The adapter that is asked for, else the planned one if it is written, else none: by the classes' signatures."""
+def _adapter(record: PortRecord, component: ComponentRecord, planned: bool) -> Path | None:
+    """The planned adapter if it is written, else none: then the classes' signatures say how to call them."""
     worktree = Path(record.worktree)
-    if adapter is None and not (planned and (worktree / component.adapter).is_file()):
+    if not planned or not (worktree / component.adapter).exists():
         return None
-    return resolve_inside(worktree, adapter if adapter is not None else component.adapter, name="adapter", kind="file")
+    return resolve_inside(worktree, component.adapter, name="adapter", kind="file")
 
 
 def finish(ctx: ToolContext, run: Run) -> CheckSchedulerResult:
@@ -194,19 +189,13 @@ def finish(ctx: ToolContext, run: Run) -> CheckSchedulerResult:
         state=run.state,
         verdict=verdict,
         cause=clean(value["cause"])[:400],
-        more_causes=[clean(text)[:300] for text in value["causes"][1:4]],
         first_differing_index=value["first_differing_index"],
         tables=[_table(row) for row in tables[:_SHOWN]],
         steps=[_steps(row) for row in steps[:_SHOWN]],
-        noise=[
-            f"{row['walk']}: {row['method']} ({row['dtype']})" for row in value["noise"] if row["verdict"] != "pass"
-        ][:_SHOWN],
         findings=[
             SchedulerFinding(code=row["code"], verdict=row["verdict"], message=clean(row["message"])[:500])
             for row in value["findings"][:_SHOWN]
         ],
-        schedules=len(value["steps"]),
-        config=value["config"] or "",
         next_step=_next_step(value, name, whole),
     )
 

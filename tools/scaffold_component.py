@@ -29,9 +29,6 @@ class ScaffoldComponentResult(ToolResult):
     state: RunState
     written: list[str] = Field(default=[], description="New files, or files of ours that nobody had edited.")
     kept: list[str] = Field(default=[], description="Files that were there and stay as they are.")
-    adapter: str = ""
-    test: str = Field(default="", description="Plain pytest, for the pull request.")
-    mapping: str = Field(default="", description="Skeleton of param_names_mapping.")
     fill_in: list[str] = Field(default=[], description="Marked places of the adapter: line and what is asked for.")
     signatures: dict[str, str] = Field(default={}, description="File and line of each class, or why it is not known.")
 
@@ -40,10 +37,10 @@ def scaffold_component(
     ctx: ToolContext,
     port_id: Annotated[str, Field(description="From create_worktree.")],
     component: Annotated[str, Field(description="Planned component.")],
-    wait_s: Annotated[float, Field(description="0 to 45 s, default 45.")] = 45,
+    wait_s: Annotated[float, Field(description="0 to 45 s.")] = 45,
 ) -> ScaffoldComponentResult:
-    """Scaffold a planned component: adapter, plain pytest parity test, mapping skeleton, from both classes' signatures.
-    Red until its fill_in places are written. Edited files are never overwritten."""
+    """Write adapter, pytest parity test and mapping skeleton of a planned component from both signatures; never
+    overwrites edits."""
     port = try_settle_weights(ctx, ctx.ports.get(port_id))
     planned = planned_component(port, component)
     target = Path(port.worktree) / planned.adapter
@@ -76,7 +73,6 @@ def finish(ctx: ToolContext, run: Run) -> ScaffoldComponentResult:
     name = Path(folder).name if folder and Path(folder).parent == _weights(port) else planned.name
     files = scaffold_files(planned, name, _relative(port), value, port.environment_patches)
     written, kept = _write(ctx, port, files)
-    paths = {item.role: item.path for item in files}
     adapter = next(item for item in files if item.role == "adapter")
     marked = _marked(adapter.text) if adapter.path in written else []
     result = ScaffoldComponentResult(
@@ -84,12 +80,9 @@ def finish(ctx: ToolContext, run: Run) -> ScaffoldComponentResult:
         state=run.state,
         written=written,
         kept=kept,
-        adapter=paths["adapter"],
-        test=paths["test"],
-        mapping=paths.get("mapping", ""),
         fill_in=marked,
         signatures={side: _where(value[side]) for side in ("official", "port")},
-        next_step=_next_step(planned.kind, planned.name, paths["adapter"], written, kept, marked),
+        next_step=_next_step(planned.kind, planned.name, adapter.path, written, kept, marked),
     )
     known.parent.mkdir(parents=True, exist_ok=True)
     replace_file(known, result.model_dump_json().encode())
