@@ -3,7 +3,8 @@
     python tests/faults/schedulers.py FASTVIDEO_FOLDER OUT.json [ID ...]
 
 Runs in FastVideo's interpreter. The job is the real one; only its two children are function calls here, so that
-FastVideo and diffusers are imported once, and the official side walks once. ``FASTVIDEO_FOLDER`` is copied, never changed.
+FastVideo and diffusers are imported once, and the official side walks once. ``FASTVIDEO_FOLDER`` is copied and not
+changed.
 """
 
 from __future__ import annotations
