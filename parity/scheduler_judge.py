@@ -36,11 +36,10 @@ class Judged:
             self.findings.append(Finding(code, verdict, message))
 
     def blame(self, cause: Cause, steps: int = 0) -> None:
-        """Add a cause, once for each code; of several the one that more steps have shown stands first."""
-        if all(item.code != cause.code for item in self.causes):
-            self.causes.append(cause)
-        shown = self.shown.setdefault(cause.code, 0)
-        self.shown[cause.code] = max(shown, steps)
+        """Add a cause; of several with one code the longest walk speaks, and what more steps have shown stands first."""
+        if steps >= self.shown.get(cause.code, 0):
+            self.causes = [*(item for item in self.causes if item.code != cause.code), cause]
+            self.shown[cause.code] = steps
         self.causes.sort(key=lambda item: (item.code == "rounding", -self.shown[item.code]))
 
     def worth_explaining(self) -> str | None:

@@ -67,14 +67,16 @@ def explain(
     cause = step_cause(
         alone, wanted, found.first, inputs["latents"], inputs["velocities"], official.get(f"{walk.key}.sigmas")
     )
+    if cause is not None and cause.code != "step-scaled":
+        judged.blame(cause, 0 if table_wrong else walk.steps)
+        return
     for number, change in enumerate(changes):
         other = theirs.get(f"{walk.key}.trial.{number}.float32")
         if other is not None and nearly_equal(alone, other) and not nearly_equal(other, wanted):
             cause = Cause("config", f"the steps are the official ones with {_named(change)}")
             break
     else:
-        if cause is None or cause.code == "step-scaled":
-            cause = _part(walk, parts, len(changes), theirs, mine, found.first) or cause
+        cause = _part(walk, parts, len(changes), theirs, mine, found.first) or cause
     if cause is not None:
         judged.blame(cause, 0 if table_wrong else walk.steps)
 
