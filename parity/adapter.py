@@ -117,8 +117,8 @@ def _user_frames(error: BaseException) -> str:
     return "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames[-4:])
 
 
-def load_adapter(path: Path) -> Adapter:
-    """Load the adapter file at ``path``.
+def load_adapter(path: Path, optional: tuple[str, ...] = ()) -> Adapter:
+    """Load the adapter file at ``path``, which may lack the functions in ``optional``.
 
     Raises:
         ParityError: The file is absent, does not import, or lacks a function of the contract.
@@ -145,6 +145,8 @@ def load_adapter(path: Path) -> Adapter:
     problems = []
     for name, parameters in _REQUIRED.items():
         function = getattr(module, name, None)
+        if function is None and name in optional:
+            continue
         if not callable(function):
             problems.append(f"{name}({', '.join(parameters)}) is missing")
         elif not _accepts(function, len(parameters)):

@@ -607,7 +607,7 @@ def _prove(runner: Runner, model: torch.nn.Module) -> Proof:
     return prove(official, tensors_of_model(model), planned, buffers=buffers, unused=unused)
 
 
-def _single_process_environment() -> None:
+def single_process_environment() -> None:
     """What FastVideo's distributed set-up reads, for a group of one; what is already set stays."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -626,7 +626,7 @@ def open_side(spec: dict[str, Any], side: Side, job: Job) -> Runner:
         if spec.get("official_repo"):
             sys.path.insert(0, spec["official_repo"])
     else:
-        _single_process_environment()
+        single_process_environment()
         patches = apply_patches(spec["patches"])
     return Runner(spec, side, job, patches)
 

@@ -17,7 +17,9 @@ from .records import ComponentRecord, PortRecord
 ItemState = Literal["pass", "fail", "stale", "missing", "needs_approval"]
 
 _WITH_WEIGHTS = ("dit", "vae", "encoder", "extra")
-_COMPARED = ("dit", "vae", "encoder", "scheduler", "extra")
+_COMPARED = ("dit", "vae", "encoder", "tokenizer", "scheduler", "extra")
+_SCHEDULER_KINDS = ("component_parity", "check_scheduler")
+"""Either is evidence for a scheduler, and a failure of either counts."""
 
 
 class GateItem(BaseModel):
@@ -74,8 +76,12 @@ def _components(port: PortRecord, entries: list[Entry], kind: str, kinds: tuple[
 
 
 def _component(port: PortRecord, component: ComponentRecord, entries: list[Entry], kind: str, tool: str) -> _Found:
+    scheduler = component.kind == "scheduler" and kind == "component_parity"
+    kinds = _SCHEDULER_KINDS if scheduler else (kind,)
+    tool = "check_scheduler" if scheduler else tool
+
     def fits(entry: Entry) -> bool:
-        return entry.kind == kind and entry.component == component.name
+        return entry.kind in kinds and entry.component == component.name
 
     mine = [entry for entry in entries if fits(entry)]
     decisive = _decisive(mine)

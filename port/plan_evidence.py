@@ -43,7 +43,8 @@ def evidence_of(
             evidence[adapter] = "in_progress"
         if ("check_mapping", component.name) in started or alone["keys"] != "missing":
             evidence[mapping] = "in_progress"
-        if ("run_component_parity", component.name) in started or alone["component-parity"] != "missing":
+        compared = {(tool, component.name) for tool in ("run_component_parity", "check_scheduler")}
+        if compared & set(started) or alone["component-parity"] != "missing":
             evidence[parity] = "in_progress"
         if alone["mapping-reviewed"] == "pass":
             evidence[mapping] = "done"

@@ -113,7 +113,7 @@ def _facts(port: PortRecord) -> list[Fact]:
 
 
 def _parity(port: PortRecord, item: ComponentRecord, entries: list[Entry]) -> ParityRow:
-    entry = latest(entries, "component_parity", item.name)
+    entry = latest(entries, ("component_parity", "check_scheduler"), item.name)
     if entry is None:
         return ParityRow(component=item.name, verdict="missing")
     found = entry.summary

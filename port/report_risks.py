@@ -17,9 +17,10 @@ _FIRST = ("gpu", "device", "driver", "cuda", "torch", "python")
 _NAMES = 5
 
 
-def latest(entries: list[Entry], kind: str, component: str | None) -> Entry | None:
-    """The newest entry of a kind for a component."""
-    return next((e for e in reversed(entries) if e.kind == kind and e.component == component), None)
+def latest(entries: list[Entry], kind: str | tuple[str, ...], component: str | None) -> Entry | None:
+    """The newest entry of a kind, or of one of several, for a component."""
+    kinds = (kind,) if isinstance(kind, str) else kind
+    return next((e for e in reversed(entries) if e.kind in kinds and e.component == component), None)
 
 
 def measured_with(port: PortRecord, entries: list[Entry]) -> list[Fact]:

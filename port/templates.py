@@ -13,6 +13,12 @@ PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
 """Folder of the templates."""
 
 
+def _signature(rows: list[dict[str, str]]) -> str:
+    """Parameters as in a signature, without annotations; for docstrings and strings, so no quotes or backslashes."""
+    told = ", ".join(row["name"] + (f"={row['default']}" if row["default"] else "") for row in rows)
+    return told.replace("\\", "/").replace('"', "'")[:900] or "not known"
+
+
 @lru_cache(maxsize=1)
 def _environment() -> SandboxedEnvironment:
     from jinja2 import FileSystemLoader, StrictUndefined
@@ -29,6 +35,7 @@ def _environment() -> SandboxedEnvironment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters.update(signature=_signature)
     environment.filters.update(code=inline_code, fenced=fenced, quoted=quoted, bullet=bullet, cell=cell, line=one_line)
     return environment
 

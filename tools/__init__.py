@@ -5,6 +5,7 @@ from __future__ import annotations
 from .base import ToolSpec
 from .cancel_run import SPEC as CANCEL_RUN
 from .check_mapping import SPEC as CHECK_MAPPING
+from .check_scheduler import SPEC as CHECK_SCHEDULER
 from .create_worktree import SPEC as CREATE_WORKTREE
 from .fetch_weights import SPEC as FETCH_WEIGHTS
 from .final_report import SPEC as FINAL_REPORT
@@ -15,6 +16,7 @@ from .request_approval import SPEC as REQUEST_APPROVAL
 from .run_component_parity import SPEC as RUN_COMPONENT_PARITY
 from .run_ssim import SPEC as RUN_SSIM
 from .run_status import SPEC as RUN_STATUS
+from .scaffold_component import SPEC as SCAFFOLD_COMPONENT
 from .show_picture import SPEC as SHOW_PICTURE
 from .update_step import SPEC as UPDATE_STEP
 from .write_plan import SPEC as WRITE_PLAN
@@ -24,10 +26,12 @@ ALL: tuple[ToolSpec, ...] = (
     FETCH_WEIGHTS,
     WRITE_PLAN,
     UPDATE_STEP,
+    SCAFFOLD_COMPONENT,
     CHECK_MAPPING,
     REQUEST_APPROVAL,
     RUN_COMPONENT_PARITY,
     LOCATE_DIVERGENCE,
+    CHECK_SCHEDULER,
     RUN_SSIM,
     GATE_STATUS,
     FINAL_REPORT,

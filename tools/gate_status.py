@@ -18,7 +18,8 @@ from ._report import write_port_report
 from ._weights import try_settle_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
-_MEASURING = ("check_mapping", "run_component_parity", "locate_divergence", "run_ssim")
+EVIDENCE = ("check_mapping", "run_component_parity", "locate_divergence", "check_scheduler", "run_ssim")
+"""Tools whose finished runs are entered in the ledger."""
 
 
 class GateItemNow(GateItem):
@@ -66,7 +67,7 @@ def gate_status(
 def settle(ctx: ToolContext, runs: list[Run]) -> None:
     """Enter finished runs in the ledger that nobody has asked about since; a run that failed is no evidence."""
     for run in reversed(runs):
-        if run.state == "done" and run.tool in _MEASURING:
+        if run.state == "done" and run.tool in EVIDENCE:
             try:
                 finish_run(ctx, run)
             except PortError:

@@ -120,6 +120,7 @@ def run_component_parity(
     spec["dtypes"] = _checked_dtypes(dtypes)
     spec["align_backends"] = align_backends
     spec["trials"] = True
+    spec["component"] = planned.name
     spec["reference_cache"] = str(ctx.home / "cache" / "reference")
     spec["trusted_references"] = _trusted(ctx, port_id)
     run = start_and_wait(
@@ -137,7 +138,7 @@ def run_component_parity(
             and set(SEEDS) <= set(spec["seeds"])
             and set(PRODUCTION) <= set(spec["dtypes"]),
         },
-        job="component_parity",
+        job="tokenizer_parity" if planned.kind == "tokenizer" else "component_parity",
         spec=spec,
         wait_s=wait_s,
     )
@@ -221,7 +222,7 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
             not_red=[trial["perturbed"] for trial in trials if not trial["red"]],
         ),
         reference=_reference(value["reference"]),
-        paired=f"{value['pairing']['paired']} of {value['pairing']['modules']} called modules",
+        paired=_paired(value["pairing"]),
         environment_patches=value["environment_patches"],
         likely_causes=causes_of_parity(value, planned, Path(port.worktree)),
         next_step=_backend_step(verdict, value["attention_backends"], value["confirmed"])
@@ -232,6 +233,10 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
 def _reference(row: dict[str, Any]) -> str:
     again = "; the official side was not run again, nothing that it depends on changed" if row["reused"] else ""
     return f"{row['kind']}: {row['why']}{again}"
+
+
+def _paired(row: dict[str, Any]) -> str:
+    return f"{row['paired']} of {row['modules']} {row.get('what', 'called modules')}"
 
 
 def _number(value: Any) -> float | None:

@@ -24,9 +24,8 @@ class Rollout(torch.nn.Module):
         super().__init__()
         self.scheduler = scheduler
 
-    def forward(self, latents, velocities, **schedule):
+    def forward(self, latents, velocities):
         """Timesteps (N,), sigmas (N + 1,) and the latents after each step (N, B, C, F, H, W)."""
-        self.scheduler.set_timesteps(device=latents.device, **schedule)
         trajectory = []
         for timestep, velocity in zip(self.scheduler.timesteps, velocities, strict=True):
             latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
@@ -62,15 +61,27 @@ def make_inputs(ctx):
     }
 
 
-def call_official(model, inputs, ctx):
-    """The whole trajectory, on the grid of the Wan repository."""
+def schedule_official(scheduler, steps, ctx):
+    """Sets the timesteps, on the grid of the Wan repository."""
     first = float(numpy.float32(1 - 1 / _hf_config(ctx)["num_train_timesteps"]))
-    return _walk(model, inputs, ctx, sigmas=numpy.linspace(first, 0.0, ctx.case["steps"] + 1)[:-1])
+    scheduler.set_timesteps(device=ctx.device, sigmas=numpy.linspace(first, 0.0, steps + 1)[:-1])
+
+
+def schedule_port(scheduler, steps, ctx):
+    """Sets the timesteps; the shift is given here and nowhere else."""
+    scheduler.set_timesteps(steps, device=ctx.device, shift=_hf_config(ctx)["flow_shift"])
+
+
+def call_official(model, inputs, ctx):
+    """The whole trajectory."""
+    schedule_official(model.scheduler, ctx.case["steps"], ctx)
+    return _walk(model, inputs, ctx)
 
 
 def call_port(model, inputs, ctx):
     """The whole trajectory."""
-    return _walk(model, inputs, ctx, num_inference_steps=ctx.case["steps"], shift=_hf_config(ctx)["flow_shift"])
+    schedule_port(model.scheduler, ctx.case["steps"], ctx)
+    return _walk(model, inputs, ctx)
 
 
 def param_mapping(ctx):
@@ -78,9 +89,9 @@ def param_mapping(ctx):
     return {}
 
 
-def _walk(model, inputs, ctx, **schedule):
+def _walk(model, inputs, ctx):
     latents, velocities = (inputs[name].to(ctx.device, ctx.dtype) for name in ("latents", "velocities"))
-    return model(latents, velocities, **schedule)
+    return model(latents, velocities)
 
 
 def _hf_config(ctx):

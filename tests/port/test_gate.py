@@ -133,10 +133,55 @@ def test_a_component_of_the_plan_without_evidence_is_named(port: PortRecord, id_
     assert "vae: " in item.why and "dit" not in item.why
 
 
-def test_a_tokenizer_needs_neither_and_a_scheduler_no_weights(port: PortRecord) -> None:
+def test_a_tokenizer_needs_parity_and_neither_it_nor_a_scheduler_weights(port: PortRecord) -> None:
     more = port.model_copy(update={"components": [*port.components, component("tokenizer", "tokenizer")]})
     found = items(more, all_measured())
-    assert found["keys"].state == found["component-parity"].state == "pass"
+    assert found["keys"].state == "pass"
+    assert found["component-parity"].state == "missing" and "tokenizer: " in found["component-parity"].why
+    measured = items(more, [*all_measured(), entry("component_parity", of="tokenizer")])
+    assert measured["component-parity"].state == "pass"
+
+
+def scheduler_alone(port: PortRecord) -> PortRecord:
+    return port.model_copy(update={"components": [component("scheduler", "scheduler")]})
+
+
+@pytest.mark.parametrize("kind", ["check_scheduler", "component_parity"])
+def test_either_check_is_evidence_for_a_scheduler(port: PortRecord, kind: str) -> None:
+    item = items(scheduler_alone(port), [entry(kind, of="scheduler")])["component-parity"]
+    assert item.state == "pass" and item.evidence
+
+
+def test_check_scheduler_is_no_evidence_for_anything_else(port: PortRecord) -> None:
+    entries = [entry("check_scheduler"), entry("check_scheduler", of="scheduler")]
+    item = items(port, entries)["component-parity"]
+    assert item.state == "missing" and "dit: run_component_parity" in item.why
+
+
+@pytest.mark.parametrize("verdict", ["fail", "investigate", "inconclusive", "error"])
+def test_a_scheduler_check_with_another_verdict_does_not_pass(port: PortRecord, verdict: Verdict) -> None:
+    entries = [entry("check_scheduler", verdict, of="scheduler")]
+    assert items(scheduler_alone(port), entries)["component-parity"].state == "fail"
+
+
+def test_a_part_of_a_scheduler_check_is_none_and_says_what_to_run(port: PortRecord) -> None:
+    item = items(scheduler_alone(port), [entry("check_scheduler", of="scheduler", complete=False)])["component-parity"]
+    assert item.state == "missing" and "check_scheduler has not been run in full" in item.why
+
+
+def test_a_failure_of_one_check_is_not_mended_by_an_older_pass_of_the_other(port: PortRecord) -> None:
+    passed = entry("component_parity", of="scheduler")
+    failed = entry("check_scheduler", "fail", of="scheduler", complete=False)
+    assert items(scheduler_alone(port), [passed, failed])["component-parity"].state == "fail"
+    again = [passed, failed, entry("check_scheduler", of="scheduler")]
+    assert items(scheduler_alone(port), again)["component-parity"].state == "pass"
+
+
+def test_a_changed_file_makes_a_scheduler_check_stale(port: PortRecord) -> None:
+    entries = [entry("check_scheduler", of="scheduler")]
+    (Path(port.worktree) / "dit.py").write_text("other")
+    item = items(scheduler_alone(port), entries)["component-parity"]
+    assert item.state == "stale" and "dit.py changed" in item.why and "check_scheduler again" in item.why
 
 
 @pytest.mark.parametrize("id_", TOOLS)
