@@ -10,6 +10,7 @@ from .fetch_weights import SPEC as FETCH_WEIGHTS
 from .gate_status import SPEC as GATE_STATUS
 from .list_ports import SPEC as LIST_PORTS
 from .run_component_parity import SPEC as RUN_COMPONENT_PARITY
+from .run_example import SPEC as RUN_EXAMPLE
 from .run_ssim import SPEC as RUN_SSIM
 from .run_status import SPEC as RUN_STATUS
 from .show_picture import SPEC as SHOW_PICTURE
@@ -22,6 +23,7 @@ ALL: tuple[ToolSpec, ...] = (
     CHECK_MAPPING,
     RUN_COMPONENT_PARITY,
     RUN_SSIM,
+    RUN_EXAMPLE,
     GATE_STATUS,
     RUN_STATUS,
     CANCEL_RUN,

@@ -15,11 +15,13 @@ from ._report import write_port_report
 from ._weights import try_settle_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
+_EVIDENCE = ("check_mapping", "run_component_parity", "run_ssim", "run_example")
 _NEXT = {
     "mapping-reviewed": "check_mapping",
     "keys": "check_mapping",
     "component-parity": "run_component_parity",
     "ssim": "run_ssim",
+    "example": "run_example",
 }
 
 
@@ -51,7 +53,7 @@ def gate_status(
 def settle(ctx: ToolContext, runs: list[Run]) -> None:
     """Enter finished runs in the ledger that nobody has asked about since; a run that failed is no evidence."""
     for run in reversed(runs):
-        if run.state == "done" and run.tool in ("check_mapping", "run_component_parity", "run_ssim"):
+        if run.state == "done" and run.tool in _EVIDENCE:
             try:
                 finish_run(ctx, run)
             except PortError:
