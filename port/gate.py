@@ -44,7 +44,7 @@ def gate(port: PortRecord, entries: list[Entry]) -> list[GateItem]:
         _item("pipeline-parity", "Pipeline parity", _not_built("pipeline parity")),
         _item("ssim", "SSIM against the reference video", ssim),
         _item("example", "The example's video", _example(port, entries)),
-        _item("documentation", "Documentation", _not_built("the check of docs and registration")),
+        _item("documentation", "Documentation", _latest_of_kind(port, entries, "integration", "check_integration")),
     ]
 
 

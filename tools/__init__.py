@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .base import ToolSpec
 from .cancel_run import SPEC as CANCEL_RUN
+from .check_integration import SPEC as CHECK_INTEGRATION
 from .check_mapping import SPEC as CHECK_MAPPING
 from .create_worktree import SPEC as CREATE_WORKTREE
 from .fetch_weights import SPEC as FETCH_WEIGHTS
@@ -24,6 +25,7 @@ ALL: tuple[ToolSpec, ...] = (
     RUN_COMPONENT_PARITY,
     RUN_SSIM,
     RUN_EXAMPLE,
+    CHECK_INTEGRATION,
     GATE_STATUS,
     RUN_STATUS,
     CANCEL_RUN,

@@ -22,6 +22,7 @@ _NEXT = {
     "component-parity": "run_component_parity",
     "ssim": "run_ssim",
     "example": "run_example",
+    "documentation": "check_integration",
 }
 
 
