@@ -304,9 +304,9 @@ def _pipeline_rows(tree: SourceTree, wiring: Wiring) -> list[Row]:
                 if entry and name in names_in(entry[1]) and (not wiring.pipelines or name in wiring.pipelines):
                     entries.append((len(name), name, path, node))
     # A family has many; the plainest name is its base, and the others are asked only for what they lack.
-    for place, (_, name, path, node) in enumerate(sorted(entries, key=lambda item: item[:3])):
+    for number, (_, name, path, node) in enumerate(sorted(entries, key=lambda item: item[:3])):
         found = _one_pipeline(path, name, node, tree, folders)
-        rows += found if place == 0 else [row for row in found if row.state == "missing"]
+        rows += found if number == 0 else [row for row in found if row.state == "missing"]
     if not entries:
         place = folders[0] if folders else "fastvideo/pipelines/basic/<family>/"
         what = "Write the pipeline class there, with EntryClass, _required_config_modules and create_pipeline_stages."
