@@ -9,6 +9,7 @@ reports cannot be taken back. It needs the standard library alone and imports no
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.abc
 import json
 import os
@@ -181,7 +182,7 @@ def _as_sitecustomize() -> None:
         start(json.loads(os.environ[VARIABLE]))
     own = sys.modules.pop("sitecustomize")
     try:
-        import sitecustomize  # type: ignore[import-not-found]  # noqa: F401
+        importlib.import_module("sitecustomize")
     except ImportError:
         sys.modules["sitecustomize"] = own
 

@@ -38,14 +38,13 @@ class CheckIntegrationResult(ToolResult):
     wrong: list[IntegrationRow] = Field(description="There, and must not be so.")
     found: list[IntegrationRow]
     notes: list[IntegrationRow]
-    files_read: int
 
 
 def check_integration(
     ctx: ToolContext, port_id: Annotated[str, Field(description="From create_worktree.")]
 ) -> CheckIntegrationResult:
-    """Check registry, configs, presets, pipeline stages, tests, example, docs and forbidden diffusers or transformers
-    imports by parsing: found where, missing what."""
+    """Check registration, configs, presets, stages, tests, example, docs and forbidden diffusers or transformers
+    imports, by parsing."""
     port = ctx.ports.get(port_id)
     if not port.components:
         raise PortError(
@@ -70,7 +69,6 @@ def check_integration(
         wrong=of("wrong"),
         found=of("found"),
         notes=of("note")[:20],
-        files_read=len(tree.read),
         next_step=_next_step(rows, verdict),
     )
 

@@ -39,35 +39,43 @@ class ExampleSsim(BaseModel):
     verdict: str
 
 
+class ExampleDetails(BaseModel):
+    """The script, and everything that it wrote."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    why: str = Field(description="What decided the verdict.")
+    exit_code: int | None
+    seconds: float
+    videos: list[str] = Field(description="All written in this run, newest first.")
+    pictures: list[PictureFile] = Field(description="Of the comparison.")
+    ssim: ExampleSsim | None
+    foreign_imports: list[str] = Field(description="Model files of diffusers or transformers, and who asked for them.")
+    log: str = Field(description="End of the log, when it failed.")
+
+
 class RunExampleResult(ToolResult):
     """Whether the example works, and the video that it wrote in this run."""
 
     run_id: str
     state: RunState
     verdict: Literal["pass", "fail", "inconclusive"] | None = Field(default=None, description="None while running.")
-    why: str = ""
-    exit_code: int | None = None
-    seconds: float | None = None
     video: VideoFacts | None = Field(default=None, description="The one judged, decoded to its end.")
-    videos: list[str] = Field(default=[], description="All written in this run, newest first.")
     contact_sheet: PictureFile | None = None
-    pictures: list[PictureFile] = Field(default=[])
-    ssim: ExampleSsim | None = None
     findings: list[SsimFinding] = Field(default=[])
-    foreign_imports: list[str] = Field(default=[], description="Model files of diffusers or transformers.")
-    log: str = Field(default="", description="End of the log, when it failed.")
+    details: ExampleDetails | None = None
 
 
 def run_example(
     ctx: ToolContext,
     port_id: Annotated[str, Field(description="From create_worktree.")],
-    script: Annotated[str, Field(description="Relative to the worktree; the gate asks for one below examples/.")],
+    script: Annotated[str, Field(description="In the worktree; for the gate below examples/.")],
     args: Annotated[list[str] | None, Field(description="Its arguments.")] = None,
-    reference: Annotated[str | None, Field(description="Official video to compare with (SSIM).")] = None,
+    reference: Annotated[str | None, Field(description="Official video (SSIM).")] = None,
     wait_s: Annotated[float, Field(description="0 to 45 s, default 45.")] = 45,
 ) -> RunExampleResult:
-    """Run the example script in the port's interpreter, find the video it wrote in this run and check it: frames, fps,
-    black, static, noise, NaN; contact sheet for show_picture."""
+    """Run the example script and check the video it wrote in this run: frames, fps, black, static, noise, NaN; contact
+    sheet."""
     port = require_weights(ctx, ctx.ports.get(port_id))
     worktree = Path(port.worktree).resolve()
     path = resolve_inside(worktree, script, name="script", kind="file")
@@ -143,20 +151,22 @@ def finish(ctx: ToolContext, run: Run) -> RunExampleResult:
         run_id=run.run_id,
         state=run.state,
         verdict=value["verdict"],
-        why=why,
-        exit_code=value["exit_code"],
-        seconds=round(value["seconds"], 1),
         video=VideoFacts.model_validate(value["video"]) if value["video"] else None,
-        videos=[clean(name)[:300] for name in value["videos"][:_SHOWN]],
         contact_sheet=next(iter(pictures), None),
-        pictures=pictures[1:],
-        ssim=ExampleSsim.model_validate(value["ssim"]) if value["ssim"] else None,
         findings=[
             SsimFinding(code=row["code"], effect=row["effect"], message=clean(row["message"])[:400])
             for row in value["findings"][:_SHOWN]
         ],
-        foreign_imports=[clean(f"{row['module']} by {row['by']}")[:300] for row in value["foreign"][:_SHOWN]],
-        log=safe_log(ctx, run.run_id) if value["exit_code"] != 0 else "",
+        details=ExampleDetails(
+            why=why,
+            exit_code=value["exit_code"],
+            seconds=round(value["seconds"], 1),
+            videos=[clean(name)[:300] for name in value["videos"][:_SHOWN]],
+            pictures=pictures[1:],
+            ssim=ExampleSsim.model_validate(value["ssim"]) if value["ssim"] else None,
+            foreign_imports=[clean(f"{row['module']} by {row['by']}")[:300] for row in value["foreign"][:_SHOWN]],
+            log=safe_log(ctx, run.run_id) if value["exit_code"] != 0 else "",
+        ),
         next_step=_next_step(value, bool(run.arguments["complete"]), run.run_id),
     )
 

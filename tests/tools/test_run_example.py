@@ -12,7 +12,7 @@ from fastvideo_port.parity.frames import open_frames
 from fastvideo_port.port.errors import PortError
 from fastvideo_port.port.ledger import Ledger
 from fastvideo_port.tests.parity.examples import DIT, PORT, SCRIPT, Example, make
-from fastvideo_port.tools.run_example import finish, run_example
+from fastvideo_port.tools.run_example import ExampleDetails, RunExampleResult, finish, run_example
 from fastvideo_port.tools.run_status import run_status
 from fastvideo_port.tools.show_picture import show_picture
 
@@ -23,15 +23,20 @@ def example(tmp_path: Path) -> Example:
     return make(tmp_path)
 
 
-def codes(result: object) -> list[str]:
-    return [row.code for row in result.findings]  # type: ignore[attr-defined]
+def codes(result: RunExampleResult) -> list[str]:
+    return [row.code for row in result.findings]
+
+
+def details(result: RunExampleResult) -> ExampleDetails:
+    assert result.details is not None
+    return result.details
 
 
 def test_a_working_example_passes_and_opens_its_item(example: Example) -> None:
     assert example.item().state == "missing"
     result = example.run()
-    assert (result.state, result.verdict, result.exit_code) == ("done", "pass", 0), result
-    assert result.video is not None and result.videos == ["outputs/tiny.mp4"]
+    assert (result.state, result.verdict, details(result).exit_code) == ("done", "pass", 0), result
+    assert result.video is not None and details(result).videos == ["outputs/tiny.mp4"]
     assert (result.video.frames, result.video.width, result.video.height, result.video.fps) == (12, 128, 96, 16)
     assert result.findings == [] and "show_picture" in result.next_step and len(result.model_dump_json()) < 6000
     item = example.item()
@@ -100,14 +105,18 @@ def test_other_weights_make_it_stale(example: Example) -> None:
 def test_a_picture_that_is_none_never_passes(example: Example, what: str, new: str, code: str) -> None:
     result = example.run(example.script("pixels = frames()", new))
     assert code in codes(result), (what, result)
-    assert result.verdict in ("fail", "inconclusive") and result.why and result.contact_sheet is not None
+    assert result.verdict in ("fail", "inconclusive") and details(result).why and result.contact_sheet is not None
     assert example.item().state == "fail"
 
 
 def test_a_failing_exit_code_fails_even_with_a_good_video(example: Example) -> None:
     result = example.run(example.script('print("Saved to", path)', "raise ValueError('after the video')"))
-    assert (result.verdict, result.exit_code) == ("fail", 1)
-    assert "script-failed" in codes(result) and "after the video" in result.why and "after the video" in result.log
+    assert (result.verdict, details(result).exit_code) == ("fail", 1)
+    assert (
+        "script-failed" in codes(result)
+        and "after the video" in details(result).why
+        and "after the video" in details(result).log
+    )
     assert result.video is not None and result.video.frames == 12
     assert example.item().state == "fail"
 
@@ -119,7 +128,7 @@ def test_a_script_that_ends_without_python_s_own_end_still_tells_what_it_importe
     example: Example, ending: str, seen: str
 ) -> None:
     result = example.run(example.script('print("Saved to", path)', ending))
-    assert result.verdict == "fail" and seen in result.why
+    assert result.verdict == "fail" and seen in details(result).why
     (entry,) = Ledger(example.ctx.home).entries(PORT)
     assert f"worktree:{DIT}" in entry.depends_on
 
@@ -169,7 +178,7 @@ def test_a_video_outside_the_worktree_is_named(example: Example, tmp_path: Path)
     via_python = "write(path, pixels)"
     copied = "import shutil; write('/dev/shm/x.mp4' if 0 else sys.argv[1], pixels); open(sys.argv[1], 'rb').close()"
     result = example.run(example.script(via_python, copied), str(tmp_path / "elsewhere.mp4"))
-    assert codes(result) == ["video-outside"] and "elsewhere.mp4" in result.why
+    assert codes(result) == ["video-outside"] and "elsewhere.mp4" in details(result).why
     assert example.item().state == "fail"
 
 
@@ -214,7 +223,7 @@ def test_of_several_videos_the_one_that_the_output_names_is_judged(example: Exam
     twice = "write(path, pixels); write('outputs/also.mp4', frames(5))"
     result = example.run(example.script("write(path, pixels)", twice))
     assert result.verdict == "pass" and codes(result) == ["several-videos"]
-    assert sorted(result.videos) == ["outputs/also.mp4", "outputs/tiny.mp4"]
+    assert sorted(details(result).videos) == ["outputs/also.mp4", "outputs/tiny.mp4"]
     assert result.video is not None and result.video.path.endswith("tiny.mp4")
     example.clear()
     example.write(SCRIPT, (example.worktree / SCRIPT).read_text().replace("print(", "str("))
@@ -239,7 +248,9 @@ def test_a_script_that_does_not_use_the_port_proves_nothing(example: Example) ->
     )
     example.clear()
     result = example.run(own)
-    assert result.verdict == "inconclusive" and codes(result) == ["component-not-imported"] and DIT in result.why
+    assert (
+        result.verdict == "inconclusive" and codes(result) == ["component-not-imported"] and DIT in details(result).why
+    )
     assert example.item().state == "fail"
 
 
@@ -271,7 +282,7 @@ def test_a_script_outside_examples_is_a_trial_only(example: Example) -> None:
 def test_a_file_that_changes_while_the_script_runs_is_named(example: Example) -> None:
     edit = f"open({DIT!r}, 'a').write('#'); write(path, pixels)"
     result = example.run(example.script("write(path, pixels)", edit))
-    assert result.verdict == "inconclusive" and codes(result) == ["changed-meanwhile"] and DIT in result.why
+    assert result.verdict == "inconclusive" and codes(result) == ["changed-meanwhile"] and DIT in details(result).why
     assert example.item().state == "stale"
 
 
@@ -279,9 +290,13 @@ def test_the_reference_is_compared_with_run_ssim_s_metric(example: Example) -> N
     example.run(SCRIPT, "outputs/reference.mp4")
     noisy = "pixels = frames(); pixels[..., 0] ^= 1"
     result = example.run(example.script("pixels = frames()", noisy), reference="outputs/reference.mp4")
-    assert result.verdict == "pass" and result.ssim is not None, result
-    assert result.ssim.metric == "ssim" and result.ssim.mean is not None and 0.9 < result.ssim.mean <= 1
-    assert "worst_frames.png" in [Path(picture.path).name for picture in result.pictures]
+    assert result.verdict == "pass" and details(result).ssim is not None, result
+    assert (
+        details(result).ssim.metric == "ssim"
+        and details(result).ssim.mean is not None
+        and 0.9 < details(result).ssim.mean <= 1
+    )
+    assert "worst_frames.png" in [Path(picture.path).name for picture in details(result).pictures]
     example.script("pixels = frames()", "pixels = frames()[:, ::-1].copy()")
     result = example.run(reference="outputs/reference.mp4")
     assert result.verdict == "fail" and "unlike-reference" in codes(result)
