@@ -14,6 +14,9 @@ _STATIC_CHANGE = 0.5
 # Neighbouring pixels of filmed or generated pictures correlate above 0.9; independent noise at 0.
 _NOISE_CORRELATION = 0.3
 _NOISE_SPREAD = 10.0
+# Two frames in a row: an encoder that skips a block repeats it to the last bit; even slow scenes move more than this.
+_REPEATED_CHANGE = 0.02
+_CLIPPED_LEVELS, _CLIPPED_SHARE = 3, 0.6
 _THUMBNAIL = 16
 _MOST_THUMBNAILS = 2000
 
@@ -23,6 +26,9 @@ class SideStatistics:
     """Running statistics of one side, from every fourth row of each frame.
 
     Attributes:
+        first_flat: Index of the first frame of one colour, as a NaN becomes when it is stored in 8 bits.
+        repeated: Frames that show what the one before shows.
+        clipped: Sum over the frames of the share of channel values at the ends of the range.
         thumbnails: 16x16 grey pictures of the first 2000 frames, float32 ``[n, 256]`` parts on the CPU.
     """
 
@@ -31,15 +37,23 @@ class SideStatistics:
     black: int = 0
     noisy: int = 0
     changed: int = 0
+    first_flat: int | None = None
+    repeated: int = 0
+    clipped: float = 0.0
     thumbnails: list[torch.Tensor] = field(default_factory=list)
     _first: torch.Tensor | None = None
+    _last: torch.Tensor | None = None
 
     def add(self, batch: torch.Tensor) -> None:
         """Take in uint8 ``[frames, height, width, 3]``."""
         rows = batch[:, ::4]
         flat = rows.flatten(1)
         highest, lowest = flat.amax(1).int(), flat.amin(1).int()
-        self.flat += int((highest - lowest <= _FLAT_RANGE).sum())
+        one_colour = highest - lowest <= _FLAT_RANGE
+        if self.first_flat is None and bool(one_colour.any()):
+            self.first_flat = self.frames + int(one_colour.int().argmax())
+        self.flat += int(one_colour.sum())
+        self.clipped += float(((flat <= _CLIPPED_LEVELS) | (flat >= 255 - _CLIPPED_LEVELS)).float().mean(1).sum())
         self.black += int((highest <= _BLACK_LEVEL).sum())
         green = rows[..., 1].float()
         left, right = green[:, :, :-1].flatten(1), green[:, :, 1:].flatten(1)
@@ -50,6 +64,10 @@ class SideStatistics:
         if self._first is None:
             self._first = green[0].clone()
         self.changed += int(((green - self._first).abs().mean((1, 2)) > _STATIC_CHANGE).sum())
+        before = green[:1] if self._last is None else self._last[None]
+        steps = (green - torch.cat([before, green[:-1]])).abs().mean((1, 2))
+        self.repeated += int((steps[0 if self._last is not None else 1 :] < _REPEATED_CHANGE).sum())
+        self._last = green[-1].clone()
         if self.frames < _MOST_THUMBNAILS:
             small = F.adaptive_avg_pool2d(green[:, None], _THUMBNAIL).flatten(1)
             self.thumbnails.append(small.cpu())
@@ -68,6 +86,22 @@ class SideStatistics:
             found.append("static")
         if self.noisy > self.frames / 2:
             found.append("noise")
+        return found
+
+    def flaws(self) -> list[tuple[str, str]]:
+        """Code and sentence of what is wrong with a part of the frames; `kinds` tells what holds for all of them."""
+        found = []
+        if 0 < self.flat < self.frames:
+            message = f"{self.flat} of {self.frames} frames are of one colour, the first is frame {self.first_flat}"
+            found.append(("constant-frames", f"{message}: NaN looks like this in 8 bits."))
+        if 0 < self.noisy <= self.frames / 2:
+            found.append(("noise-frames", f"{self.noisy} of {self.frames} frames are pure noise."))
+        if self.changed and self.repeated > 0.5 * (self.frames - 1):
+            found.append(("frozen-frames", f"{self.repeated} of {self.frames} frames only repeat the one before."))
+        if self.flat < self.frames and self.clipped > _CLIPPED_SHARE * self.frames:
+            share = 100 * self.clipped / self.frames
+            message = f"{share:.0f} % of all values are at 0 or 255: the range before encoding is wrong."
+            found.append(("clipped", message))
         return found
 
 

@@ -43,6 +43,8 @@ _EFFECTS = {
     "fps-mismatch": "investigate",
     "loose-threshold": "investigate",
     "code-changed-since": "investigate",
+    "other-device": "investigate",
+    "fastvideo-reference": "note",
     "time-shift": "note",
     "identical-frames": "note",
     "conversion": "note",
@@ -65,6 +67,8 @@ class SsimSettings:
         device: Where the scores are computed.
         not_before: Seconds since 1970; an older candidate is stale. None: not checked.
         code_changed: Newest source file of the port and its time: ``{"path": str, "at": seconds}``, or none.
+        remarks: What the caller knows already: ``{"code", "message"}``, with a code of the findings.
+        earlier: SHA-256 of videos known to be out of date, and why.
     """
 
     reference: Path
@@ -77,6 +81,8 @@ class SsimSettings:
     device: torch.device
     not_before: float | None
     code_changed: dict[str, Any] | None
+    remarks: list[dict[str, str]] = field(default_factory=list)
+    earlier: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -202,6 +208,8 @@ def read_settings(spec: dict[str, Any]) -> SsimSettings:
         device=choose_device(spec.get("device")),
         not_before=None if not_before is None else _number("not_before", not_before),
         code_changed=spec.get("code_changed"),
+        remarks=[row for row in spec.get("remarks") or [] if row["code"] in _EFFECTS],
+        earlier=spec.get("earlier_videos") or {},
     )
 
 
@@ -331,6 +339,10 @@ def _findings(
     if settings.not_before is not None and ours.modified_at < settings.not_before:
         age = settings.not_before - ours.modified_at
         add("stale-candidate", f"The candidate was written {age:.0f} s before the port began: it cannot come from it.")
+    if ours.sha256 in settings.earlier:
+        add("stale-candidate", settings.earlier[ours.sha256])
+    for row in settings.remarks:
+        add(row["code"], row["message"])
     changed = settings.code_changed
     if changed and ours.modified_at < float(changed["at"]):
         add("code-changed-since", f"{changed['path']} was changed after the candidate was written: generate it again.")
@@ -380,6 +392,17 @@ def _write_files(
     """Scores as JSON and CSV, the plot and the contact sheet; their names."""
     document = {"metric": settings.metric, "scores": result.scores}
     write_atomically(folder / "scores.json", encode(document), durable=False)
+    finite = [score for score in result.scores if math.isfinite(score)]
+    # What FastVideo's write_ssim_results writes; the number of steps is known to its own tests only.
+    own = {
+        "mean_ssim": math.fsum(finite) / len(finite) if finite else None,
+        "min_ssim": min(finite, default=None),
+        "max_ssim": max(finite, default=None),
+        "reference_video": str(settings.reference),
+        "generated_video": str(settings.candidate),
+        "parameters": {"num_inference_steps": None, "prompt": settings.candidate.stem},
+    }
+    write_atomically(folder / "fastvideo_ssim.json", encode(own), durable=False)
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(("frame", settings.metric))
@@ -395,4 +418,7 @@ def _write_files(
         worst=[pair.index for pair in worst],
     )
     contact_sheet(folder / "worst_frames.png", worst, metric=settings.metric)
-    return {"pictures": ["scores.png", "worst_frames.png"], "scores_files": ["scores.json", "scores.csv"]}
+    return {
+        "pictures": ["scores.png", "worst_frames.png"],
+        "scores_files": ["scores.json", "scores.csv", "fastvideo_ssim.json"],
+    }

@@ -21,6 +21,7 @@ from .strict_json import encode, write_atomically
 
 JOBS = {
     "ssim": "ssim_job:ssim",
+    "example": "example_job:example",
     "component_parity": "component_job:component_parity",
     "locate": "locate_job:locate",
     "check_mapping": "mapping_job:check_mapping",

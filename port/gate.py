@@ -46,8 +46,8 @@ def gate(port: PortRecord, entries: list[Entry], policy: Policy | None = None) -
         _item("component-parity", "Component parity", parity),
         _item("pipeline-parity", "Pipeline parity", _not_built("pipeline parity")),
         _item("ssim", "SSIM against the reference video", ssim),
-        _item("example", "The example's video", _not_built("running the example")),
-        _item("documentation", "Documentation", _not_built("the check of docs and registration")),
+        _item("example", "The example's video", _example(port, entries)),
+        _item("documentation", "Documentation", _latest_of_kind(port, entries, "integration", "check_integration")),
     ]
 
 
@@ -146,6 +146,16 @@ def _latest_of_kind(port: PortRecord, entries: list[Entry], kind: str, tool: str
     if not mine:
         return "missing", f"{tool} has not been run.", []
     return _judge(port, kind, mine[-1], tool)
+
+
+def _example(port: PortRecord, entries: list[Entry]) -> _Found:
+    """The newest run of a script below examples/; other scripts are trials."""
+    mine = [entry for entry in entries if entry.kind == "example"]
+    whole = [entry for entry in mine if entry.complete]
+    if not whole:
+        seen = " Only a script outside examples/ was run." if mine else ""
+        return "missing", f"run_example has not been run.{seen}", [entry.run_id for entry in mine[-1:]]
+    return _judge(port, str(whole[-1].summary["script"]), whole[-1], "run_example")
 
 
 _BY_SERIOUSNESS: tuple[ItemState, ...] = ("pass", "needs_approval", "stale", "missing", "fail")

@@ -31,8 +31,9 @@ def evidence_of(
     evidence: Evidence = {"isolate-workspace": "done"}
     if port.weights:
         evidence["fetch-weights"] = "done"
-    if ("run_ssim", None) in started or any(entry.kind == "ssim" for entry in entries):
-        evidence["ssim"] = "in_progress"
+    for kind, tool in (("ssim", "run_ssim"), ("example", "run_example")):
+        if (tool, None) in started or any(entry.kind == kind for entry in entries):
+            evidence[kind] = "in_progress"
     for component in port.components:
         # The gate of a port that had this component alone: one judge for the plan and for the gate.
         alone = {

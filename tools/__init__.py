@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .base import ToolSpec
 from .cancel_run import SPEC as CANCEL_RUN
+from .check_integration import SPEC as CHECK_INTEGRATION
 from .check_mapping import SPEC as CHECK_MAPPING
 from .check_scheduler import SPEC as CHECK_SCHEDULER
 from .create_worktree import SPEC as CREATE_WORKTREE
@@ -14,6 +15,7 @@ from .list_ports import SPEC as LIST_PORTS
 from .locate_divergence import SPEC as LOCATE_DIVERGENCE
 from .request_approval import SPEC as REQUEST_APPROVAL
 from .run_component_parity import SPEC as RUN_COMPONENT_PARITY
+from .run_example import SPEC as RUN_EXAMPLE
 from .run_ssim import SPEC as RUN_SSIM
 from .run_status import SPEC as RUN_STATUS
 from .scaffold_component import SPEC as SCAFFOLD_COMPONENT
@@ -33,6 +35,8 @@ ALL: tuple[ToolSpec, ...] = (
     LOCATE_DIVERGENCE,
     CHECK_SCHEDULER,
     RUN_SSIM,
+    RUN_EXAMPLE,
+    CHECK_INTEGRATION,
     GATE_STATUS,
     FINAL_REPORT,
     RUN_STATUS,

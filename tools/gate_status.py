@@ -18,7 +18,14 @@ from ._report import write_port_report
 from ._weights import try_settle_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
-EVIDENCE = ("check_mapping", "run_component_parity", "locate_divergence", "check_scheduler", "run_ssim")
+EVIDENCE = (
+    "check_mapping",
+    "run_component_parity",
+    "locate_divergence",
+    "check_scheduler",
+    "run_ssim",
+    "run_example",
+)
 """Tools whose finished runs are entered in the ledger."""
 
 

@@ -14,10 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..port.causes import LikelyCause
 from ..port.errors import PortError
+from ..port.freshness import what_changed
+from ..port.ledger import Ledger
 from ..port.paths import check_kind, check_text, resolve_inside
+from ..port.records import PortRecord
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
 from ._causes import causes_of_ssim
+from ._references import Reference, fastvideo_threshold, find_reference, gpu_here, is_reference_folder, newer_sibling
 from ._runs import require_value, start_and_wait
 from .base import ToolContext, ToolResult, ToolSpec
 from .picture import PictureFile
@@ -25,6 +29,7 @@ from .picture import PictureFile
 Metric = Literal["ms_ssim", "ssim", "ssim_gaussian"]
 Verdict = Literal["pass", "fail", "investigate", "inconclusive"]
 
+THRESHOLD = 0.93
 _MOST_FINDINGS = 30
 _MOST_SOURCES = 400
 
@@ -90,13 +95,16 @@ def run_ssim(
     ctx: ToolContext,
     port_id: Annotated[str, Field(description="The port.")],
     reference: Annotated[
-        str, Field(description="Official video, picture or frame folder; relative to the worktree, or absolute.")
+        str,
+        Field(description="Official video, picture, frame folder, or FastVideo's reference_videos folder."),
     ],
     candidate: Annotated[str, Field(description="The port's video, picture or frame folder, inside the worktree.")],
     metric: Annotated[
         Metric, Field(description="ms_ssim (default, FastVideo's; short side > 160), ssim or ssim_gaussian.")
     ] = "ms_ssim",
-    threshold: Annotated[float, Field(description="Least mean: above 0, at most 1; default 0.93.")] = 0.93,
+    threshold: Annotated[
+        float | None, Field(description="Least mean; default FastVideo's for the model, or 0.93.")
+    ] = None,
     min_threshold: Annotated[
         float | None, Field(description="Least score of any frame: 0 to 1; default threshold - 0.1.")
     ] = None,
@@ -108,6 +116,17 @@ def run_ssim(
     port = ctx.ports.get(port_id)
     _check_numbers(threshold, min_threshold)
     worktree = Path(port.worktree)
+    candidate_path = resolve_inside(worktree, candidate, name="candidate")
+    absolute = Path(check_text(reference, "reference")).is_absolute()
+    reference_path = Path(reference) if absolute else resolve_inside(worktree, reference, name="reference")
+    check_kind(reference_path, "any", name="reference")
+    known = None
+    if is_reference_folder(reference_path):
+        known = find_reference(reference_path, candidate_path, gpu_here())
+        reference_path = known.path if absolute else resolve_inside(worktree, str(known.path), name="reference")
+    own = fastvideo_threshold(worktree, known.model) if known else None
+    if threshold is None:
+        threshold = own[0] if own else THRESHOLD
     began = datetime.fromisoformat(port.created_at).timestamp()
     arguments = {
         "reference": reference,
@@ -118,17 +137,16 @@ def run_ssim(
         "device": device,
         "sources": _changed_sources(worktree, began),
     }
-    absolute = Path(check_text(reference, "reference")).is_absolute()
-    reference_path = Path(reference) if absolute else resolve_inside(worktree, reference, name="reference")
-    check_kind(reference_path, "any", name="reference")
     spec: dict[str, Any] = {
         **{name: arguments[name] for name in ("metric", "threshold", "min_threshold", "device")},
         "reference": str(reference_path),
         "reference_root": None if absolute else str(worktree.resolve()),
-        "candidate": str(resolve_inside(worktree, candidate, name="candidate")),
+        "candidate": str(candidate_path),
         "candidate_root": str(worktree.resolve()),
         "not_before": began,
         "code_changed": _newest_source(worktree),
+        "remarks": [*_stale(candidate_path), *_of_fastvideo(known, own, threshold)],
+        "earlier_videos": _earlier_videos(ctx, port),
         "devices": [device] if device else _default_devices(),
     }
     run = start_and_wait(
@@ -199,8 +217,6 @@ def finish(ctx: ToolContext, run: Run) -> RunSsimResult:
 
 def _record(ctx: ToolContext, run: Run, value: dict[str, Any]) -> None:
     """Append the evidence to the ledger; appending a run again changes nothing."""
-    from ..port.ledger import Ledger
-
     summary = {
         name: value[name]
         for name in (
@@ -216,8 +232,16 @@ def _record(ctx: ToolContext, run: Run, value: dict[str, Any]) -> None:
         verdict=value["verdict"],
         run_id=run.run_id,
         summary=summary,
-        depends_on={**value["depends_on"], **run.arguments["sources"]},
+        depends_on={**value["depends_on"], **run.arguments["sources"], **_made_by(ctx, run, value)},
     )
+
+
+def _made_by(ctx: ToolContext, run: Run, value: dict[str, Any]) -> dict[str, str]:
+    """What the run that made the candidate imported, where an example of this port made it."""
+    for entry in reversed(Ledger(ctx.home).entries(run.port_id or "")):
+        if entry.kind == "example" and (entry.summary.get("video") or {}).get("sha256") == value["candidate"]["sha256"]:
+            return entry.depends_on
+    return {}
 
 
 def _next_step(value: dict[str, Any]) -> str:
@@ -230,14 +254,57 @@ def _next_step(value: dict[str, Any]) -> str:
         return "Look at worst_frames.png with show_picture, then call run_component_parity to find the cause."
     if "same-file" in codes:
         return "Give the video that the port itself generated as candidate, then call run_ssim again."
+    if "other-device" in codes:
+        return "Make the candidate on the reference's GPU, or show the difference to a person."
     if "stale-candidate" in codes or "code-changed-since" in codes:
         return "Generate the candidate again with the present code, then call run_ssim again."
     return "Read the findings, remove their cause or show them to a person, then call run_ssim again."
 
 
-def _check_numbers(threshold: float, min_threshold: float | None) -> None:
+def _of_fastvideo(known: Reference | None, own: tuple[float, str] | None, threshold: float) -> list[dict[str, str]]:
+    """What FastVideo's own test of the model would say of the reference and the threshold."""
+    if known is None:
+        return []
+    here = gpu_here()
+    found = [{"code": "fastvideo-reference", "message": f"FastVideo's reference {known.place}."}]
+    if known.gpu != here:
+        message = f"The reference was made on {known.gpu}; this machine has {here or 'no GPU that FastVideo knows'}."
+        found.append({"code": "other-device", "message": message})
+    if own and threshold < own[0]:
+        message = f"Threshold {threshold:g} is below {own[0]:g}, which {own[1]} asks for: a person has to accept that."
+        found.append({"code": "loose-threshold", "message": message})
+    return found
+
+
+def _stale(candidate: Path) -> list[dict[str, str]]:
+    sibling = newer_sibling(candidate)
+    if sibling is None:
+        return []
+    message = f"{sibling.name} was written after it: FastVideo numbers a new video rather than overwrite the old one."
+    return [{"code": "stale-candidate", "message": message}]
+
+
+def _earlier_videos(ctx: ToolContext, port: PortRecord) -> dict[str, str]:
+    """SHA-256 of videos that were judged as an example's, and why each is no longer the newest or the code's."""
+    found: dict[str, str] = {}
+    entries = [entry for entry in Ledger(ctx.home).entries(port.port_id) if entry.kind == "example"]
+    for place, entry in enumerate(entries):
+        digest = (entry.summary.get("video") or {}).get("sha256")
+        if not digest:
+            continue
+        found.pop(digest, None)
+        changed = what_changed(entry, port)
+        newer = next((e for e in entries[place + 1 :] if e.summary["script"] == entry.summary["script"]), None)
+        if changed:
+            found[digest] = f"It is the video of {entry.run_id}; since then: {'; '.join(changed)}."
+        elif newer is not None:
+            found[digest] = f"It is the video of {entry.run_id}; {newer.run_id} ran the same example after it."
+    return found
+
+
+def _check_numbers(threshold: float | None, min_threshold: float | None) -> None:
     # `not (a < b)` also holds for NaN.
-    if not 0 < threshold <= 1:
+    if threshold is not None and not 0 < threshold <= 1:
         raise PortError(
             "The threshold is out of range.", seen=f"threshold={threshold}", fix="Give a number above 0, at most 1."
         )

@@ -1,0 +1,191 @@
+"""What the processes of a script execute and open, told to whoever runs the script.
+
+A copy of this file named ``sitecustomize.py`` stands on the PYTHONPATH of the script, so that every Python process that
+descends from it reports too: FastVideo builds its models in spawned workers, whose modules the script never sees. An
+audit hook is told of each module when it is executed, which also holds for a process that is killed later; what it
+reports cannot be taken back. It needs the standard library alone and imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.abc
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from types import CodeType, FrameType, ModuleType
+from typing import Any
+
+VARIABLE = "FASTVIDEO_PORT_WATCH"
+"""Environment variable with the settings, as JSON: ``socket``, ``worktree``, ``official``, ``patches``."""
+MEDIA = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".gif", ".m4v", ".png", ".jpg", ".jpeg", ".webp")
+VIDEOS = MEDIA[:7]
+FOREIGN = ("diffusers", "transformers")
+_LONGEST = 4000
+
+
+class Watch:
+    """The hook of one process.
+
+    Attributes:
+        worktree, official: Folders whose modules are reported, with a separator at the end; official may be "".
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.address = settings["socket"]
+        self.worktree = _folder(settings["worktree"])
+        self.official = _folder(settings["official"]) if settings.get("official") else ""
+        self.said: set[str] = set()
+
+    def say(self, **message: str) -> None:
+        """Send one message, once."""
+        text = json.dumps(message)
+        if text in self.said or len(text) > _LONGEST:
+            return
+        self.said.add(text)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+            line.sendto(text.encode(), self.address)
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """The audit hook."""
+        try:
+            if event == "exec":
+                self._executed(arguments[0])
+            elif event == "open":
+                self._path(arguments[0])
+            elif event in ("os.rename", "os.link", "os.symlink"):
+                self._path(arguments[0])
+                self._path(arguments[1])
+            elif event == "subprocess.Popen":
+                given = arguments[1]
+                for word in given if isinstance(given, (list, tuple)) else []:
+                    self._path(word)
+        except Exception:  # an error here would become one of the script's
+            pass
+
+    def _executed(self, code: object) -> None:
+        if not isinstance(code, CodeType) or code.co_name != "<module>" or code.co_filename.startswith("<"):
+            return
+        name = code.co_filename
+        path = os.path.realpath(name)
+        if self.official and path.startswith(self.official):
+            self.say(kind="official", path=path)
+        elif path.startswith(self.worktree) and "/site-packages/" not in path:
+            with open(path, "rb") as file:
+                digest = hashlib.sha256(file.read()).hexdigest()
+            self.say(kind="file", path=path[len(self.worktree) :].replace(os.sep, "/"), sha256=digest)
+        else:
+            self._foreign(path.replace(os.sep, "/"))
+
+    def _foreign(self, path: str) -> None:
+        """A file with model classes of diffusers or transformers, if a file of the port asked for it."""
+        for package in FOREIGN:
+            _, found, inner = path.partition(f"/site-packages/{package}/")
+            if found and is_model_file(package, inner):
+                by = self._asked(sys._getframe(2))
+                if by:
+                    self.say(kind="foreign", module=f"{package}.{inner[:-3].replace('/', '.')}", by=by)
+
+    def _asked(self, frame: FrameType | None) -> str:
+        own = os.path.join(self.worktree, "fastvideo") + os.sep
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(own):
+                return f"{frame.f_code.co_filename[len(self.worktree) :].replace(os.sep, '/')}:{frame.f_lineno}"
+            frame = frame.f_back
+        return ""
+
+    def _path(self, path: object) -> None:
+        if isinstance(path, bytes):
+            path = os.fsdecode(path)
+        if hasattr(path, "__fspath__"):
+            path = os.fspath(path)
+        if isinstance(path, str) and path.lower().endswith(VIDEOS):
+            self.say(kind="media", path=os.path.abspath(path))
+
+
+def is_model_file(package: str, inner: str) -> bool:
+    """Whether a file of diffusers or transformers, relative to the package, holds model classes."""
+    if package == "diffusers":
+        return inner.startswith(("models/", "pipelines/")) and not inner.endswith(("__init__.py", "_utils.py"))
+    return inner.startswith("models/") and os.path.basename(inner).startswith("modeling_")
+
+
+class Patcher(importlib.abc.MetaPathFinder):
+    """Applies the port's environment patches to FastVideo's modules, right after each has been executed."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.busy = False
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> Any:
+        """The spec that the other finders give, with a loader that patches."""
+        if self.busy or not fullname.startswith("fastvideo.") or fullname not in self._wanted():
+            return None
+        import importlib.util
+
+        self.busy = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.busy = False
+        if spec is None or spec.loader is None:
+            return spec
+        execute, change = spec.loader.exec_module, self._change
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            change(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+    def _wanted(self) -> set[str]:
+        found = set()
+        if "cpu-attention" in self.names:
+            found.add("fastvideo.platforms.cpu")
+        if "cpu-device" in self.names:
+            loader = "fastvideo.models.loader.component_loader"
+            found |= {"fastvideo.distributed", "fastvideo.distributed.parallel_state", loader}
+        return found
+
+    def _change(self, module: ModuleType) -> None:
+        if module.__name__ == "fastvideo.platforms.cpu":
+            backend = "fastvideo.attention.backends.sdpa.SDPABackend"
+            module.CpuPlatform.get_attn_backend_cls = classmethod(lambda cls, *args, **kwargs: backend)
+            return
+        import torch
+
+        module.get_local_torch_device = lambda: torch.device("cpu")  # type: ignore[attr-defined]
+
+
+def _folder(path: str) -> str:
+    return os.path.realpath(path) + os.sep
+
+
+def start(settings: dict[str, Any]) -> None:
+    """Watch this process from now on."""
+    watch = Watch(settings)
+    watch.say(kind="start", pid=str(os.getpid()), parent=str(os.getppid()), python=sys.version.split()[0])
+    sys.addaudithook(watch)
+    if settings.get("patches"):
+        sys.meta_path.insert(0, Patcher(settings["patches"]))
+
+
+def _as_sitecustomize() -> None:
+    """Start, then make way for the environment's own ``sitecustomize``, if it has one."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
+    if os.environ.get(VARIABLE):
+        start(json.loads(os.environ[VARIABLE]))
+    own = sys.modules.pop("sitecustomize")
+    try:
+        importlib.import_module("sitecustomize")
+    except ImportError:
+        sys.modules["sitecustomize"] = own
+
+
+if __name__ == "sitecustomize":
+    _as_sitecustomize()
