@@ -22,6 +22,8 @@ def evidence_of(port: PortRecord, entries: list[Entry], started: Collection[tupl
         started: Tool and component of every run of the port. A started run is work begun, whatever came of it.
     """
     evidence: Evidence = {"isolate-workspace": "done"}
+    if port.official_commit:
+        evidence["fetch-official"] = "done"
     if port.weights:
         evidence["fetch-weights"] = "done"
     if ("run_ssim", None) in started or any(entry.kind == "ssim" for entry in entries):

@@ -61,6 +61,11 @@ class PortRecord(BaseModel):
         default_factory=list, description="Named, reported changes to the port's environment, e.g. 'cpu-attention'."
     )
     official_repo: str | None = Field(default=None, description="Path of the official clone, if one was fetched.")
+    official_url: str | None = Field(default=None, description="Where the clone came from, without credentials.")
+    official_revision: str | None = Field(default=None, description="Branch, tag or commit that was asked for.")
+    official_commit: str | None = Field(default=None, description="Full hash that the clone is pinned to.")
+    official_fetches: int = Field(default=0, description="How many fetches of official code were started.")
+    official_fetch: int = Field(default=0, description="Which of them brought the clone on record.")
     weights: WeightsRecord | None = None
     fetches: int = Field(
         default=0, description="How many fetches of weights were started; orders them without a clock."

@@ -6,6 +6,7 @@ from .base import ToolSpec
 from .cancel_run import SPEC as CANCEL_RUN
 from .check_mapping import SPEC as CHECK_MAPPING
 from .create_worktree import SPEC as CREATE_WORKTREE
+from .fetch_official_repo import SPEC as FETCH_OFFICIAL_REPO
 from .fetch_weights import SPEC as FETCH_WEIGHTS
 from .gate_status import SPEC as GATE_STATUS
 from .list_ports import SPEC as LIST_PORTS
@@ -17,6 +18,7 @@ from .write_plan import SPEC as WRITE_PLAN
 
 ALL: tuple[ToolSpec, ...] = (
     CREATE_WORKTREE,
+    FETCH_OFFICIAL_REPO,
     FETCH_WEIGHTS,
     WRITE_PLAN,
     CHECK_MAPPING,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..port.errors import PortError
+from ..port.official import require_official_code
 from ..port.paths import resolve_inside
 from ..port.records import ComponentRecord, PortRecord
 
@@ -73,6 +74,7 @@ def choose_device(device: str) -> str:
 
 def component_spec(port: PortRecord, component: ComponentRecord, adapter: Path, device: str) -> dict[str, Any]:
     """The part of a job's spec that mapping and parity share."""
+    require_official_code(port)
     worktree = Path(port.worktree)
     converted = worktree / "converted_weights" / port.slug
     return {
