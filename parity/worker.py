@@ -22,6 +22,7 @@ from .strict_json import encode, write_atomically
 JOBS = {
     "ssim": "ssim_job:ssim",
     "component_parity": "component_job:component_parity",
+    "convert_weights": "convert_job:convert_weights",
     "check_mapping": "mapping_job:check_mapping",
     "side": "side:run_side",
     "lab_official": "lab:lab_official",

@@ -24,9 +24,22 @@ class WeightsRecord(BaseModel):
     source: str = Field(description="Hub id or local path that the weights came from.")
     revision: str | None = Field(default=None, description="Commit hash on the hub; none for a local path.")
     digest: str = Field(description="SHA-256 over names, sizes and content hashes of the safetensors files.")
+    needs_conversion: bool | None = Field(default=None, description="What fetch_weights found; none: not recorded.")
     fetch: int = Field(
         default=0, description="Which fetch of the port brought them: the port's `fetches` at its start."
     )
+
+
+class ConvertedRecord(BaseModel):
+    """Weights that `convert_weights` made of the official ones, proven to hold every value once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="Absolute path of converted_weights/<slug>.")
+    digest: str = Field(description="SHA-256 over names, sizes and content hashes of the safetensors files.")
+    stamp: str = Field(description="SHA-256 over names, sizes and times of all files, to see a later change.")
+    source: str = Field(description="Digest of the official weights that they were made of.")
+    conversion: int = Field(description="Which conversion of the port made them.")
 
 
 class ComponentRecord(BaseModel):
@@ -70,6 +83,8 @@ class PortRecord(BaseModel):
     fetches: int = Field(
         default=0, description="How many fetches of weights were started; orders them without a clock."
     )
+    converted: ConvertedRecord | None = None
+    conversions: int = Field(default=0, description="How many conversions were started.")
     components: list[ComponentRecord] = Field(default_factory=list)
     plan_path: str | None = None
     created_at: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .base import ToolSpec
 from .cancel_run import SPEC as CANCEL_RUN
 from .check_mapping import SPEC as CHECK_MAPPING
+from .convert_weights import SPEC as CONVERT_WEIGHTS
 from .create_worktree import SPEC as CREATE_WORKTREE
 from .fetch_official_repo import SPEC as FETCH_OFFICIAL_REPO
 from .fetch_weights import SPEC as FETCH_WEIGHTS
@@ -20,6 +21,7 @@ ALL: tuple[ToolSpec, ...] = (
     CREATE_WORKTREE,
     FETCH_OFFICIAL_REPO,
     FETCH_WEIGHTS,
+    CONVERT_WEIGHTS,
     WRITE_PLAN,
     CHECK_MAPPING,
     RUN_COMPONENT_PARITY,

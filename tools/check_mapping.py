@@ -10,7 +10,15 @@ from ..port.freshness import plan_digest
 from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
-from ._components import adapter_path, choose_device, component_spec, dependencies, is_planned, planned_component
+from ._components import (
+    adapter_path,
+    choose_device,
+    component_spec,
+    dependencies,
+    is_planned,
+    planned_component,
+    uses_converted,
+)
 from ._runs import no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
@@ -86,6 +94,7 @@ def check_mapping(
             "component": planned.name,
             "adapter": str(path),
             "weights": port.weights.digest if port.weights else None,
+            "converted": uses_converted(port),
             "plan": plan_digest(port, planned.name),
             "complete": is_planned(port, planned, path),
         },

@@ -51,7 +51,7 @@ def gate_status(
 def settle(ctx: ToolContext, runs: list[Run]) -> None:
     """Enter finished runs in the ledger that nobody has asked about since; a run that failed is no evidence."""
     for run in reversed(runs):
-        if run.state == "done" and run.tool in ("check_mapping", "run_component_parity", "run_ssim"):
+        if run.state == "done" and run.tool in ("check_mapping", "run_component_parity", "run_ssim", "convert_weights"):
             try:
                 finish_run(ctx, run)
             except PortError:

@@ -23,9 +23,9 @@ def fetch_official(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     """Bring the repository to its folder and describe what its commit holds.
 
     Args:
-        spec: ``url``, ``transport``, ``revision`` (or none), ``home`` (state folder), ``root`` (official_repos of the worktree), ``python`` (the
-            interpreter that will run the code), ``pinned`` and ``pinned_revision`` (commit and revision on record for
-            this URL, or none).
+        spec: ``url``, ``transport``, ``revision`` (or none), ``home`` (state folder), ``root`` (official_repos of
+            the worktree), ``python`` (the interpreter that will run the code), ``pinned`` and ``pinned_revision``
+            (commit and revision on record for this URL, or none).
         job: Progress in steps.
 
     Raises:

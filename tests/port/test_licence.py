@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from fastvideo_port.port.licence import recognise
 
-MIT = """MIT License\n\nCopyright (c) 2024 X\n\nPermission is hereby granted, free of charge, to any person obtaining a copy
+MIT = """MIT License\n\nCopyright (c) 2024 X
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
 The above copyright notice and this permission notice shall be included in all copies"""
 BSD3 = """Redistribution and use in source and binary forms, with or without modification, are permitted ...
 Neither the name of the copyright holder nor the names of its contributors may be used to endorse or promote"""

@@ -25,7 +25,8 @@ def test_requirements_with_comments_options_markers_and_addresses() -> None:
 def test_pyproject_with_extras_and_poetry() -> None:
     content = (
         '[project]\nrequires-python = ">=3.12"\ndependencies = ["torch==2.1"]\n[project.optional-dependencies]\n'
-        'dev = ["pytest"]\n[tool.poetry.dependencies]\npython = "^3.10"\neinops = "^0.7"\nx = {version = "~1.2", optional = true}\n'
+        'dev = ["pytest"]\n[tool.poetry.dependencies]\npython = "^3.10"\neinops = "^0.7"\n'
+        'x = {version = "~1.2", optional = true}\n'
     )
     found, _, python = read("pyproject.toml", content)
     assert python == ">=3.12"
@@ -47,7 +48,8 @@ def test_setup_py_is_read_and_never_run() -> None:
 
 def test_setup_cfg_and_conda() -> None:
     assert texts("setup.cfg", "[options]\ninstall_requires =\n  a>=1\n  b\n") == [("a", ">=1", False), ("b", "", False)]
-    conda = "name: x\nchannels:\n  - c\ndependencies:\n  - python=3.10\n  - numpy=1.26\n  - pip:\n    - torch==2.1\nvariables:\n  - no\n"
+    conda = "name: x\nchannels:\n  - c\n"
+    conda += "dependencies:\n  - python=3.10\n  - numpy=1.26\n  - pip:\n    - torch==2.1\nvariables:\n  - no\n"
     assert texts("environment.yml", conda) == [("numpy", "==1.26.*", False), ("torch", "==2.1", False)]
 
 
