@@ -37,25 +37,33 @@ class ConversionFinding(BaseModel):
     fatal: bool
 
 
+class Proof(BaseModel):
+    """Where every source value went. Lists hold at most 20 entries."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tensors: list[int] = Field(description="Arrived, all.")
+    parameters: list[int] = Field(description="Arrived, all.")
+    lost: list[str] = Field(description="Source tensors that arrive nowhere or in part.")
+    doubled: list[str] = Field(description="Written although another holds the values.")
+    invented: list[str] = Field(description="Written and from no source.")
+    changed: list[str] = Field(description="Rounded, reordered or other values.")
+    dropped: dict[str, str] = Field(description="Left out on purpose, and why: for review.")
+    how: dict[str, int] = Field(description="Tensors by the way they arrived.")
+    counts: dict[str, int] = Field(description="Full lengths.")
+    digest: str = Field(description="Of the safetensors files.")
+
+
 class ConvertWeightsResult(ToolResult):
-    """What came of the conversion. Lists hold at most 20 entries."""
+    """What came of the conversion."""
 
     run_id: str
     state: RunState
     verdict: Literal["pass", "fail", "investigate"] | None = Field(default=None, description="None while running.")
     path: str = Field(default="", description="converted_weights/<model>, or where the rejected result lies.")
-    tensors: list[int] = Field(default=[], description="Arrived, all.")
-    parameters: list[int] = Field(default=[], description="Arrived, all.")
-    lost: list[str] = Field(default=[], description="Source tensors that arrive nowhere or in part.")
-    doubled: list[str] = Field(default=[], description="Written although another holds the values.")
-    invented: list[str] = Field(default=[], description="Written and from no source.")
-    changed: list[str] = Field(default=[], description="Rounded, reordered or other values.")
-    findings: list[ConversionFinding] = Field(default=[])
-    dropped: dict[str, str] = Field(default={}, description="Left out on purpose: for review.")
-    how: dict[str, int] = Field(default={}, description="Tensors by the way they arrived.")
-    files: list[str] = Field(default=[])
-    digest: str = ""
-    counts: dict[str, int] = Field(default={}, description="Full lengths.")
+    layout: Literal["diffusers", "unknown"] = Field(default="unknown")
+    proof: Proof | None = Field(default=None)
+    findings: list[ConversionFinding] = Field(default=[], description="At most 20.")
     notes: list[str] = Field(default=[])
 
 
@@ -63,15 +71,14 @@ def convert_weights(
     ctx: ToolContext,
     port_id: Annotated[str, Field(description="From create_worktree.")],
     script: Annotated[
-        str | None, Field(description="Script that reads $FASTVIDEO_PORT_SOURCE and fills $FASTVIDEO_PORT_OUTPUT.")
+        str | None, Field(description="Reads $FASTVIDEO_PORT_SOURCE, fills $FASTVIDEO_PORT_OUTPUT.")
     ] = None,
-    args: Annotated[list[str] | None, Field(description="Its arguments; {source}, {output}.")] = None,
-    rules: Annotated[str | None, Field(description="JSON/TOML rules instead; with a script only drops.")] = None,
+    args: Annotated[list[str] | None, Field(description="For the script; {source}, {output}.")] = None,
+    rules: Annotated[str | None, Field(description="JSON/TOML file; with a script only drops.")] = None,
     wait_s: Annotated[float, Field(description="0 to 45 s, default 45.")] = 45,
 ) -> ConvertWeightsResult:
-    """Convert a checkpoint to Diffusers layout (model_index.json, component folders) by script or by rules (rename,
-    split, merge, transpose, permute, reshape, cast, drop; streamed), prove by value that no tensor is lost, doubled or
-    changed, then place it in converted_weights/. Only if fetch_weights says needs_conversion."""
+    """Convert a checkpoint to Diffusers layout by script or by rules (rename, split, merge, transpose, permute,
+    reshape, cast, drop; streamed); proves that no value is lost, doubled or changed. Only if needs_conversion."""
     check_wait(wait_s)
     port = ctx.ports.get(port_id)
     if (script is None) == (rules is None) and script is None:
@@ -165,18 +172,20 @@ def finish(ctx: ToolContext, run: Run) -> ConvertWeightsResult:
         state=run.state,
         verdict=verdict,
         path=value["path"],
-        tensors=value["arrived"],
-        parameters=value["parameters"],
-        **{name: [clean(item)[:200] for item in value[name][:_SHOWN]] for name in _LISTS[:4]},
+        layout="diffusers" if value["path"] and verdict != "fail" else "unknown",
+        proof=Proof(
+            tensors=value["arrived"],
+            parameters=value["parameters"],
+            **{name: [clean(item)[:200] for item in value[name][:_SHOWN]] for name in _LISTS[:4]},
+            dropped={clean(k)[:200]: clean(v)[:200] for k, v in list(value.get("dropped", {}).items())[:_SHOWN]},
+            how=value["how"],
+            counts={name: len(value.get(name, [])) for name in _LISTS},
+            digest=value.get("digest", ""),
+        ),
         findings=[
             ConversionFinding(code=row["code"], message=clean(row["message"])[:400], fatal=row["fatal"])
             for row in rows[:_SHOWN]
         ],
-        dropped={clean(k)[:200]: clean(v)[:200] for k, v in list(value.get("dropped", {}).items())[:_SHOWN]},
-        how=value["how"],
-        files=[f"{name}: {row[0]} bytes" for name, row in list(value.get("files", {}).items())[:_SHOWN]],
-        digest=value.get("digest", ""),
-        counts={name: len(value.get(name, [])) for name in _LISTS},
         notes=_notes(port),
         next_step=_next_step(verdict, reasons),
     )

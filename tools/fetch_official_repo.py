@@ -22,6 +22,7 @@ from .base import ToolContext, ToolResult, ToolSpec
 
 _SHOWN = 30
 _LONGEST = 240
+_WARNINGS = ("dirty", "submodules", "lfs_pointers", "outside_links")
 _TIME_LIMIT_S = 2 * 3600.0
 
 
@@ -42,30 +43,27 @@ class FetchOfficialRepoResult(ToolResult):
     state: RunState
     path: str = Field(default="", description="Absolute, in official_repos/.")
     commit: str = Field(default="", description="Full hash; recorded.")
-    url: str = ""
-    revision: str | None = Field(default=None, description="As asked.")
-    moved_to: str | None = Field(default=None, description="Where the branch or tag is now; the port stays.")
-    dirty: list[str] = Field(default=[], description="Files that differ from the commit.")
     licence: LicenceFacts | None = None
     dependency_files: list[str] = Field(default=[])
     conflicts: list[Conflict] = Field(default=[])
     install: list[str] = Field(default=[], description="What to install and what to stub.")
-    submodules: list[str] = Field(default=[], description="Not fetched.")
-    lfs_pointers: list[str] = Field(default=[], description="Files whose content was not fetched.")
-    outside_links: list[str] = Field(default=[], description="Links out of the tree; never followed.")
+    warnings: dict[str, list[str]] = Field(
+        default={},
+        description="moved_to (where the revision is now; the port stays), dirty (files that differ from the commit), "
+        "submodules and lfs_pointers (not fetched), outside_links (never followed).",
+    )
     notes: list[str] = Field(default=[])
-    counts: dict[str, int] = Field(default={})
 
 
 def fetch_official_repo(
     ctx: ToolContext,
     port_id: Annotated[str, Field(description="From create_worktree.")],
-    url: Annotated[str, Field(description="https, ssh or local path; no credentials.")],
-    revision: Annotated[str | None, Field(description="Branch, tag or commit; default branch.")] = None,
+    url: Annotated[str, Field(description="https, ssh or path.")],
+    revision: Annotated[str | None, Field(description="Branch, tag, commit.")] = None,
     wait_s: Annotated[float, Field(description="0 to 45 s, default 45.")] = 45,
 ) -> FetchOfficialRepoResult:
-    """Clone the official (reference) repository at a pinned commit into the port, out of commits; reports licence,
-    dependency conflicts with the port's Python, what to install or stub, submodules, LFS. Runs none of it."""
+    """Clone the official (reference) code at a pinned commit; says licence, dependency conflicts, what to install or
+    stub. Runs none of it."""
     check_wait(wait_s)
     port = ctx.ports.get(port_id)
     check_text(url, "url")
@@ -114,9 +112,7 @@ def finish(ctx: ToolContext, run: Run) -> FetchOfficialRepoResult:
         PortError: The run failed.
     """
     if not run.finished or run.state == "cancelled":
-        return FetchOfficialRepoResult(
-            run_id=run.run_id, state=run.state, url=run.arguments["url"], next_step=no_result_yet(run)
-        )
+        return FetchOfficialRepoResult(run_id=run.run_id, state=run.state, next_step=no_result_yet(run))
     value = require_value(ctx, run)
     port = ctx.ports.update(str(run.port_id), lambda known: _take(known, run, value))
     notes = [clean(note) for note in value["notes"]]
@@ -134,16 +130,12 @@ def finish(ctx: ToolContext, run: Run) -> FetchOfficialRepoResult:
     notes += [f"Another licence, {line}" for line in value["more_licences"]]
     if not value["dependency_files"]:
         notes.append("No dependency file was found; the imports of the code say what it needs.")
-    lists = ("dirty", "conflicts", "submodules", "lfs_pointers", "outside_links", "dependency_files", "notes")
+    found = {"moved_to": [value["moved_to"]] if value["moved_to"] else [], **{name: value[name] for name in _WARNINGS}}
     return FetchOfficialRepoResult(
         run_id=run.run_id,
         state=run.state,
         path=value["path"],
         commit=value["commit"],
-        url=run.arguments["url"],
-        revision=run.arguments["revision"],
-        moved_to=value["moved_to"],
-        dirty=_texts(value["dirty"]),
         licence=LicenceFacts(**{name: _text(text) for name, text in value["licence"].items()}),
         dependency_files=_texts(value["dependency_files"]),
         conflicts=[
@@ -151,11 +143,8 @@ def finish(ctx: ToolContext, run: Run) -> FetchOfficialRepoResult:
             for row in value["conflicts"][:_SHOWN]
         ],
         install=[clean(line)[:1500] for line in value["install"]],
-        submodules=_texts(value["submodules"]),
-        lfs_pointers=_texts(value["lfs_pointers"]),
-        outside_links=_texts(value["outside_links"]),
+        warnings={name: _texts(rows) for name, rows in found.items() if rows},
         notes=_texts(notes),
-        counts={name: len(value[name]) for name in lists} | {"files": value["files"], "bytes": value["bytes"]},
         next_step=_next_step(value),
     )
 

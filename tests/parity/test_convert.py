@@ -197,7 +197,11 @@ def test_shards_are_cut_by_size_with_an_index(spec: Spec) -> None:
             "unused-key",
             "No rule takes 'model.diffusion_model.blocks.0.proj.weight' and 1 like",
         ),
-        (lambda r: [*r, {"match": r"vae\.cnov\.(.*)", "to": r"vae/\1"}], "rule-never-matches", "nearest name is 'vae.conv."),
+        (
+            lambda r: [*r, {"match": r"vae\.cnov\.(.*)", "to": r"vae/\1"}],
+            "rule-never-matches",
+            "nearest name is 'vae.conv.",
+        ),
         (lambda r: [*r, {"match": r"qkv\.bias", "to": "a/b"}], "rule-never-matches", "only a part of"),
         (lambda r: [{"match": ".*", "to": "a/b", "optional": True}, *r], "collision", "14 source tensors"),
         (lambda r: [*r, {"match": r"vae\.conv\.bias", "to": "a/b"}], "rule-shadowed", "before it takes"),
@@ -280,18 +284,28 @@ for component, tensors in (("transformer", transformer), ("vae", vae)):
     (out / component / "config.json").write_text("{}")
 (out / "model_index.json").write_text(json.dumps({
     "_class_name": "P", "transformer": ["diffusers", "T"], "vae": ["diffusers", "V"]}))
-# AFTER
 """
 
 
 def scripted(spec: Spec, edit: str = "", after: str = "", **more: Any) -> dict[str, Any]:
+    """Run the job on a script that puts in place what SCRIPT made here, so that not every test imports torch anew."""
+    made = Path(spec["worktree"]) / f"made{len(list(Path(spec['worktree']).glob('made*')))}"
+    made.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTVIDEO_PORT_SOURCE", spec["source"])
+        patch.setenv("FASTVIDEO_PORT_OUTPUT", str(made))
+        exec(SCRIPT.replace("# EDIT", textwrap.dedent(edit)), {})
     path = Path(spec["worktree"]) / "convert.py"
-    path.write_text(SCRIPT.replace("# EDIT", textwrap.dedent(edit)).replace("# AFTER", textwrap.dedent(after)))
+    start = "import os, pathlib, shutil\nout = pathlib.Path(os.environ['FASTVIDEO_PORT_OUTPUT'])\n"
+    path.write_text(f"{start}shutil.copytree({str(made)!r}, out, dirs_exist_ok=True)\n{textwrap.dedent(after)}\n")
     return run({**spec, "rules": [{"match": r"ema\..*", "drop": "training only"}], "script": str(path), **more})
 
 
 def test_a_sound_script_is_proven_by_values_alone(spec: Spec) -> None:
-    value = scripted(spec)
+    """The script itself, in a process of its own."""
+    path = Path(spec["worktree"]) / "convert.py"
+    path.write_text(SCRIPT)
+    value = run({**spec, "rules": RULES[3:4], "script": str(path)})
     assert value["verdict"] == "pass", said(value)
     assert value["arrived"] == (13, 13) and value["lost"] == value["doubled"] == value["invented"] == []
     assert Path(value["path"]) == Path(spec["target"]) and (Path(spec["target"]) / "model_index.json").is_file()
@@ -416,7 +430,7 @@ def test_a_declared_rounding_of_a_script_is_no_mistake(spec: Spec) -> None:
 
 def test_a_script_that_fails_says_its_last_words(spec: Spec) -> None:
     with pytest.raises(ParityError, match="ended with status 1") as caught:
-        scripted(spec, "raise KeyError('no such thing')")
+        scripted(spec, after="raise KeyError('no such thing')")
     assert "no such thing" in caught.value.seen and "FASTVIDEO_PORT_OUTPUT" in caught.value.fix
     assert not any(Path(spec["target"]).parent.glob(".conv*"))
 
@@ -448,7 +462,7 @@ def test_a_replacement_that_was_killed_between_its_renames_is_undone(spec: Spec)
     target = Path(spec["target"])
     target.rename(target.with_name(f".old-{target.name}"))
     with pytest.raises(ParityError):
-        scripted(spec, "raise SystemExit(3)")
+        scripted(spec, after="raise SystemExit(3)")
     assert (target / "model_index.json").is_file()
 
 

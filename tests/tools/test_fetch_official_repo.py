@@ -74,7 +74,7 @@ def test_the_default_branch_is_cloned_at_its_commit_and_recorded(
     assert Path(result.path).is_relative_to(Path(port.worktree) / "official_repos")
     assert result.licence is not None and result.licence.name == "Apache-2.0"
     assert git(Path(port.worktree), "status", "--porcelain") == "", "the clone is kept out of commits"
-    assert result.dirty == [] and "fetch_weights" in result.next_step
+    assert "dirty" not in result.warnings and "fetch_weights" in result.next_step
 
 
 def test_conflicts_with_the_ports_interpreter_are_named_with_what_to_do(
@@ -109,12 +109,12 @@ def test_again_is_the_same_and_a_moved_branch_is_said_and_not_followed(
     first = fetch_official_repo(context, port_id, str(official), "main")
     inode = Path(first.path).stat().st_ino
     again = fetch_official_repo(context, port_id, str(official), "main")
-    assert (again.path, again.commit, again.moved_to) == (first.path, first.commit, None)
+    assert (again.path, again.commit, again.warnings) == (first.path, first.commit, {})
     assert Path(again.path).stat().st_ino == inode
     put(official, "new.py", "X = 1\n")
     moved = commit(git, official, "third")
     said = fetch_official_repo(context, port_id, str(official), "main")
-    assert said.commit == first.commit and said.moved_to == moved and moved in said.notes[0]
+    assert said.commit == first.commit and said.warnings["moved_to"] == [moved] and moved in said.notes[0]
     followed = fetch_official_repo(context, port_id, str(official), moved)
     assert followed.commit == moved == context.ports.get(port_id).official_commit
     assert Path(first.path).is_dir(), "the old clone stays: evidence was measured with it"
@@ -132,7 +132,7 @@ def test_a_changed_clone_is_said_and_changes_what_is_to_be_approved(
     (clone / "model/net.py").write_text("import os\n")
     (clone / "extra.py").write_text("")
     again = fetch_official_repo(context, port_id, str(official))
-    assert again.dirty == ["extra.py", "model/net.py"] and "not official" in again.notes[0]
+    assert again.warnings["dirty"] == ["extra.py", "model/net.py"] and "not official" in again.notes[0]
     assert "Restore" in again.next_step and official_code_digest(port) != clean
     git(clone, "update-index", "--no-skip-worktree", "model/net.py")
     git(clone, "checkout", "-q", "--", ".")
@@ -167,7 +167,7 @@ def test_a_repository_over_http_is_fetched_at_a_tag(
 ) -> None:
     result = fetch_official_repo(context, port_id, served, "v1")
     assert result.commit == git(official, "rev-parse", "v1^{commit}")
-    assert result.url == served and Path(result.path).name.startswith("model-")
+    assert Path(result.path).name.startswith("model-")
 
 
 @pytest.mark.parametrize("revision", ["nope", "0" * 40, "abcdef0"])
@@ -253,9 +253,12 @@ def test_a_hostile_repository_runs_nothing_and_is_described(
     assert result.licence is not None and result.licence.name == "unknown"
     text = result.model_dump_json()
     assert "root:" not in text, "a file outside was read"
-    assert "LICENSE -> /etc/passwd" in result.outside_links and "up -> ../../.." in result.outside_links
-    assert not any(line.startswith("inside") for line in result.outside_links)
-    assert result.lfs_pointers == ["w.bin"] and len(result.submodules) == 1 and "ext::" in result.submodules[0]
+    assert (
+        "LICENSE -> /etc/passwd" in result.warnings["outside_links"]
+        and "up -> ../../.." in result.warnings["outside_links"]
+    )
+    assert not any(line.startswith("inside") for line in result.warnings["outside_links"])
+    assert result.warnings["lfs_pointers"] == ["w.bin"] and "ext::" in result.warnings["submodules"][0]
     assert not any((Path(result.path) / "sub").iterdir())
     assert any("control characters" in note and "\\n" in note for note in result.notes)
     assert "previous instructions" not in text
@@ -269,7 +272,7 @@ def test_a_clone_whose_configuration_turned_hostile_runs_nothing(
     git(clone, "config", "core.worktree", "/etc")
     (clone / ".git/hooks").mkdir(exist_ok=True)
     again = fetch_official_repo(context, port_id, str(official))
-    assert not (tmp_path / "ran").exists() and again.dirty == []
+    assert not (tmp_path / "ran").exists() and again.warnings == {}
 
 
 def test_a_link_in_place_of_the_folder_or_the_clone_is_refused(
