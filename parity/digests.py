@@ -46,7 +46,7 @@ def chunks(*tensors: torch.Tensor, raw: bool = False) -> Iterator[torch.Tensor]:
     held: list[torch.Tensor] = []
     count = 0
     for tensor in tensors:
-        for piece in _pieces(torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.detach()):
+        for piece in flat_pieces(torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.detach()):
             rest = piece
             while rest.numel():
                 part = rest[: CHUNK - count]
@@ -60,7 +60,7 @@ def chunks(*tensors: torch.Tensor, raw: bool = False) -> Iterator[torch.Tensor]:
         yield _bits(held, raw)
 
 
-def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+def flat_pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """Flat pieces of at most ``CHUNK`` elements; what has to be copied (strided views) is copied piece by piece."""
     if tensor.is_contiguous():
         flat = tensor.view(-1)
@@ -73,7 +73,7 @@ def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         for start in range(0, tensor.shape[0], rows):
             part = tensor[start : start + rows]
             if rows == 1:
-                yield from _pieces(part[0])
+                yield from flat_pieces(part[0])
             else:
                 yield part.reshape(-1)
 
@@ -128,7 +128,7 @@ def same_rounded(theirs: torch.Tensor, mine: torch.Tensor, dtype: torch.dtype) -
     """Whether ``mine`` holds ``theirs`` rounded to ``dtype``, chunk by chunk."""
     if theirs.shape != mine.shape or not (theirs.is_floating_point() and mine.is_floating_point()):
         return False
-    pairs = zip(_pieces(theirs.contiguous()), _pieces(mine.contiguous()), strict=True)
+    pairs = zip(flat_pieces(theirs.contiguous()), flat_pieces(mine.contiguous()), strict=True)
     return all(
         torch.equal(_bits([other.to(ours.device).to(dtype)]), _bits([ours])) for other, ours in pairs if ours.numel()
     )

@@ -24,6 +24,7 @@ JOBS = {
     "example": "example_job:example",
     "component_parity": "component_job:component_parity",
     "locate": "locate_job:locate",
+    "convert_weights": "convert_job:convert_weights",
     "check_mapping": "mapping_job:check_mapping",
     "check_scheduler": "scheduler_job:check_scheduler",
     "scheduler_side": "scheduler_side:scheduler_side",

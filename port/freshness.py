@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from .converted import why_unproven
 from .errors import PortError
 from .ledger import Entry
 from .paths import open_regular
@@ -29,6 +30,10 @@ def what_changed(entry: Entry, port: PortRecord) -> list[str]:
             changed += _file(Path(name), name, value)
         elif kind == "weights" and value != (port.weights.digest if port.weights else ""):
             changed.append("the official weights were fetched again and differ")
+        elif kind == "converted" and (port.converted is None or value != port.converted.digest):
+            changed.append("the weights were converted again and differ")
+        elif kind == "converted" and (why := why_unproven(port)):
+            changed.append(f"the converted weights no longer count: {why}")
         elif kind == "plan" and value != _plan_of(port, entry.component):
             changed.append("the plan names other classes for this component")
     changed = list(dict.fromkeys(changed))  # an adapter may also be among the imported files

@@ -29,6 +29,8 @@ def evidence_of(
         started: Tool and component of every run of the port. A started run is work begun, whatever came of it.
     """
     evidence: Evidence = {"isolate-workspace": "done"}
+    if port.official_commit:
+        evidence["fetch-official"] = "done"
     if port.weights:
         evidence["fetch-weights"] = "done"
     for kind, tool in (("ssim", "run_ssim"), ("example", "run_example")):

@@ -24,9 +24,22 @@ class WeightsRecord(BaseModel):
     source: str = Field(description="Hub id or local path that the weights came from.")
     revision: str | None = Field(default=None, description="Commit hash on the hub; none for a local path.")
     digest: str = Field(description="SHA-256 over names, sizes and content hashes of the safetensors files.")
+    needs_conversion: bool | None = Field(default=None, description="What fetch_weights found; none: not recorded.")
     fetch: int = Field(
         default=0, description="Which fetch of the port brought them: the port's `fetches` at its start."
     )
+
+
+class ConvertedRecord(BaseModel):
+    """Weights that `convert_weights` made of the official ones, proven to hold every value once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="Absolute path of converted_weights/<slug>.")
+    digest: str = Field(description="SHA-256 over names, sizes and content hashes of the safetensors files.")
+    stamp: str = Field(description="SHA-256 over names, sizes and times of all files, to see a later change.")
+    source: str = Field(description="Digest of the official weights that they were made of.")
+    conversion: int = Field(description="Which conversion of the port made them.")
 
 
 class ComponentRecord(BaseModel):
@@ -61,10 +74,17 @@ class PortRecord(BaseModel):
         default_factory=list, description="Named, reported changes to the port's environment, e.g. 'cpu-attention'."
     )
     official_repo: str | None = Field(default=None, description="Path of the official clone, if one was fetched.")
+    official_url: str | None = Field(default=None, description="Where the clone came from, without credentials.")
+    official_revision: str | None = Field(default=None, description="Branch, tag or commit that was asked for.")
+    official_commit: str | None = Field(default=None, description="Full hash that the clone is pinned to.")
+    official_fetches: int = Field(default=0, description="How many fetches of official code were started.")
+    official_fetch: int = Field(default=0, description="Which of them brought the clone on record.")
     weights: WeightsRecord | None = None
     fetches: int = Field(
         default=0, description="How many fetches of weights were started; orders them without a clock."
     )
+    converted: ConvertedRecord | None = None
+    conversions: int = Field(default=0, description="How many conversions were started.")
     components: list[ComponentRecord] = Field(default_factory=list)
     plan_path: str | None = None
     begun: list[str] = Field(default_factory=list, description="Steps that update_step said were begun; no evidence.")

@@ -71,7 +71,7 @@ def read_weights(
     here = [UnsafeFile(path=name, bytes=listing.sizes[name], present=True) for name in listing.with_suffix(*UNSAFE)]
     unsafe = (*here, *(file for file in left_behind if file.path not in listing.sizes))
     shape = layout.overall(styles, None if pipeline is None else set(pipeline))
-    needs, why = _conversion(shape, pipeline, by_folder, unsafe)
+    needs, why = _conversion(shape, pipeline, by_folder, unsafe, set(faults.missing))
     files = _hash(root, home, headers, report)
     return WeightsReport(
         layout=shape,
@@ -233,15 +233,32 @@ def _conversion(
     pipeline: dict[str, str] | None,
     by_folder: dict[str, dict[str, Header]],
     unsafe: tuple[UnsafeFile, ...],
+    missing: set[str],
 ) -> tuple[bool, str]:
     pickled = {str(PurePosixPath(file.path).parent) for file in unsafe} - set(by_folder)
     if shape == "unknown":
         return True, "No safetensors file is here" + (", only files that can run code." if unsafe else ".")
+    if shape == "mixed" and pipeline is not None and _complete(pipeline, by_folder, missing):
+        beside = sorted(set(by_folder) - set(pipeline))
+        shown = ", ".join("the top folder" if folder == "." else folder for folder in beside)
+        return (
+            False,
+            f"A whole Diffusers layout is here, which FastVideo reads; what lies in {shown[:200]} is not needed.",
+        )
     if shape != "diffusers":
         return True, f"FastVideo loads the Diffusers layout, and this is {shape}."
     if pipeline is not None and pickled & set(pipeline):
         return True, f"Only files that can run code in: {', '.join(sorted(pickled & set(pipeline)))[:200]}."
     return False, "Diffusers layout in safetensors: FastVideo's loaders read it as it is."
+
+
+def _complete(pipeline: dict[str, str], by_folder: dict[str, dict[str, Header]], missing: set[str]) -> bool:
+    """Whether every component of the pipeline that has weights has all of its own."""
+    wanted = [
+        folder for folder, name in pipeline.items() if layout.kind_of(folder, name) not in ("tokenizer", "scheduler")
+    ]
+    cut = {str(PurePosixPath(name).parent) for name in missing}
+    return bool(wanted) and all(folder in by_folder and folder not in cut for folder in wanted)
 
 
 def _hash(

@@ -7,7 +7,9 @@ from .cancel_run import SPEC as CANCEL_RUN
 from .check_integration import SPEC as CHECK_INTEGRATION
 from .check_mapping import SPEC as CHECK_MAPPING
 from .check_scheduler import SPEC as CHECK_SCHEDULER
+from .convert_weights import SPEC as CONVERT_WEIGHTS
 from .create_worktree import SPEC as CREATE_WORKTREE
+from .fetch_official_repo import SPEC as FETCH_OFFICIAL_REPO
 from .fetch_weights import SPEC as FETCH_WEIGHTS
 from .final_report import SPEC as FINAL_REPORT
 from .gate_status import SPEC as GATE_STATUS
@@ -25,7 +27,9 @@ from .write_plan import SPEC as WRITE_PLAN
 
 ALL: tuple[ToolSpec, ...] = (
     CREATE_WORKTREE,
+    FETCH_OFFICIAL_REPO,
     FETCH_WEIGHTS,
+    CONVERT_WEIGHTS,
     WRITE_PLAN,
     UPDATE_STEP,
     SCAFFOLD_COMPONENT,

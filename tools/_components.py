@@ -9,7 +9,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from ..port.converted import why_unproven
 from ..port.errors import PortError
+from ..port.official import require_official_code
 from ..port.paths import resolve_inside
 from ..port.records import ComponentRecord, PortRecord
 
@@ -73,6 +75,7 @@ def choose_device(device: str) -> str:
 
 def component_spec(port: PortRecord, component: ComponentRecord, adapter: Path, device: str) -> dict[str, Any]:
     """The part of a job's spec that mapping and parity share."""
+    require_official_code(port)
     worktree = Path(port.worktree)
     converted = worktree / "converted_weights" / port.slug
     return {
@@ -93,10 +96,27 @@ def component_spec(port: PortRecord, component: ComponentRecord, adapter: Path, 
 
 
 def weights_folder(port: PortRecord, component: ComponentRecord) -> str | None:
-    """The folder with the component's safetensors files: named after it, after its kind, or the only one."""
+    """The folder with the component's safetensors files: named after it, after its kind, or the only one.
+
+    Of weights that convert_weights made and proved, where there are such; else of the official ones.
+    """
     if port.weights is None:
         return None
-    root = Path(port.weights.path)
+    # Converted weights stand for the official ones only while the proof of their conversion holds.
+    roots = [] if why_unproven(port) else [Path(str(port.converted.path))] if port.converted else []
+    for root in (*roots, Path(port.weights.path)):
+        found = _folder_in(root, component)
+        if found is not None:
+            return found
+    return None
+
+
+def uses_converted(port: PortRecord) -> str | None:
+    """Digest of the converted weights that a run may read, or none; part of what its evidence depends on."""
+    return port.converted.digest if port.converted is not None and not why_unproven(port) else None
+
+
+def _folder_in(root: Path, component: ComponentRecord) -> str | None:
     for folder in (root / component.name, *(root / name for name in WEIGHT_FOLDERS.get(component.kind, ())), root):
         if any(folder.glob("*.safetensors")):
             return str(folder)
@@ -110,5 +130,7 @@ def dependencies(port: PortRecord, arguments: dict[str, Any], measured: dict[str
     digest = next((value for key, value in measured.items() if key.startswith("adapter:")), "")
     found[f"adapter:{adapter.relative_to(Path(port.worktree).resolve()).as_posix()}"] = digest
     found["weights"] = arguments["weights"] or ""
+    if arguments.get("converted"):
+        found["converted"] = arguments["converted"]
     found["plan"] = arguments["plan"]
     return found

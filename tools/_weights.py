@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from ..port.errors import PortError
 from ..port.records import PortRecord
+from ._finish import finish
 from .base import ToolContext
-from .fetch_weights import finish
 
 
 def settle_weights(ctx: ToolContext, port: PortRecord) -> PortRecord:
-    """The port with the weights of its latest finished fetch.
+    """The port with the weights, official code and conversion of its latest finished runs.
 
     Raises:
         PortError: Those weights cannot be linked into the worktree.
     """
-    known = port.weights.fetch if port.weights else 0
-    if port.fetches <= known:
-        return port
-    done = [run for run in ctx.runs.list(port.port_id) if run.tool == "fetch_weights" and run.state == "done"]
-    latest = max(done, key=lambda run: int(run.arguments["fetch"]), default=None)
-    if latest is None or latest.arguments["fetch"] <= known:
-        return port
-    finish(ctx, latest)
+    for tool, order, started, known in (
+        ("fetch_weights", "fetch", port.fetches, port.weights.fetch if port.weights else 0),
+        ("fetch_official_repo", "fetch", port.official_fetches, port.official_fetch),
+        ("convert_weights", "conversion", port.conversions, port.converted.conversion if port.converted else 0),
+    ):
+        if started <= known:
+            continue
+        done = [run for run in ctx.runs.list(port.port_id) if run.tool == tool and run.state == "done"]
+        latest = max(done, key=lambda run: int(run.arguments[order]), default=None)
+        if latest is not None and latest.arguments[order] > known:
+            finish(ctx, latest)
     return ctx.ports.get(port.port_id)
 
 

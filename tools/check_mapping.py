@@ -14,7 +14,15 @@ from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
 from ._causes import causes_of_mapping
-from ._components import adapter_path, choose_device, component_spec, dependencies, is_planned, planned_component
+from ._components import (
+    adapter_path,
+    choose_device,
+    component_spec,
+    dependencies,
+    is_planned,
+    planned_component,
+    uses_converted,
+)
 from ._runs import no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
@@ -93,6 +101,7 @@ def check_mapping(
             "component": planned.name,
             "adapter": str(path),
             "weights": port.weights.digest if port.weights else None,
+            "converted": uses_converted(port),
             "plan": plan_digest(port, planned.name),
             "complete": is_planned(port, planned, path),
         },

@@ -162,6 +162,7 @@ def _record(run: Run, value: dict[str, Any], report: WeightsReport, path: Path) 
         source=run.arguments["source"],
         revision=value["commit"],
         digest=report.digest,
+        needs_conversion=report.needs_conversion,
         fetch=run.arguments["fetch"],
     )
 

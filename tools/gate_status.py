@@ -19,6 +19,7 @@ from ._weights import try_settle_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
 EVIDENCE = (
+    "convert_weights",
     "check_mapping",
     "run_component_parity",
     "locate_divergence",

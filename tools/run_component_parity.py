@@ -16,7 +16,15 @@ from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
 from ._causes import causes_of_parity
-from ._components import adapter_path, choose_device, component_spec, dependencies, is_planned, planned_component
+from ._components import (
+    adapter_path,
+    choose_device,
+    component_spec,
+    dependencies,
+    is_planned,
+    planned_component,
+    uses_converted,
+)
 from ._culprits import Culprit, culprit_of, place, trial_words
 from ._divergence import divergence_picture
 from ._runs import no_result_yet, require_value, start_and_wait
@@ -131,6 +139,7 @@ def run_component_parity(
             "component": planned.name,
             "adapter": str(path),
             "weights": port.weights.digest if port.weights else None,
+            "converted": uses_converted(port),
             "plan": plan_digest(port, planned.name),
             "complete": is_planned(port, planned, path)
             and cases is None

@@ -18,7 +18,8 @@ from ._components import choose_device
 from ._runs import no_result_yet, require_value, safe_log, start_and_wait
 from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
-from .run_ssim import PictureFile, SsimFinding, VideoFacts
+from .picture import PictureFile
+from .run_ssim import SsimFinding, VideoFacts
 
 EXAMPLES = "examples"
 _MOST_ARGUMENTS, _LONGEST_ARGUMENT = 64, 4096

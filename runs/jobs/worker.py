@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...parity import worker as engine
 
-JOBS = {"fetch_weights": "fetch_weights:fetch_weights"}
+JOBS = {"fetch_weights": "fetch_weights:fetch_weights", "fetch_official": "fetch_official:fetch_official"}
 """Job name -> ``module:function`` below this package; the function is ``f(spec: dict, job: Job) -> dict``."""
 
 

@@ -145,7 +145,6 @@ def loose(folder: Path) -> None:
         (monolithic, "monolithic"),
         (transformers, "transformers"),
         (lambda folder: save(folder / "wan.safetensors", "blocks.0.a", "blocks.1.a"), "single-file"),
-        (mixed_pipeline, "mixed"),
         (loose, "mixed"),
         (lambda folder: (folder / "wan.pth").write_bytes(b"x"), "unknown"),
     ],
@@ -157,6 +156,17 @@ def test_each_layout_is_told_from_the_others(
     report = read_weights(folder, tmp_path)
     assert (report.layout, report.needs_conversion) == (layout, True)
     assert report.why
+
+
+def test_a_whole_diffusers_layout_needs_no_conversion_whatever_lies_beside_it(tmp_path: Path, folder: Path) -> None:
+    """The rule: Diffusers format exists and loads, so nothing is converted; without a component it does not load."""
+    mixed_pipeline(folder)
+    report = read_weights(folder, tmp_path)
+    assert (report.layout, report.needs_conversion) == ("mixed", False) and "the top folder" in report.why
+    (folder / "vae/diffusion_pytorch_model.safetensors").unlink()
+    assert read_weights(folder, tmp_path).needs_conversion
+    save(folder / "vae/diffusion_pytorch_model-00002-of-00002.safetensors", "d")
+    assert read_weights(folder, tmp_path).needs_conversion
 
 
 def test_a_single_file_is_a_source(context: ToolContext, port_id: str, folder: Path) -> None:
