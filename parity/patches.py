@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -18,17 +20,46 @@ def _cpu_attention() -> None:
 
 
 def _cpu_device() -> None:
-    """FastVideo's loaders ask for the local device and get mps where there is no GPU; answer cpu."""
+    """FastVideo's loaders and stages ask for the local device and get mps where there is no GPU; answer cpu."""
     for name in (
         "fastvideo.distributed",
         "fastvideo.distributed.parallel_state",
         "fastvideo.models.loader.component_loader",
     ):
-        module = importlib.import_module(name)
-        module.get_local_torch_device = lambda: torch.device("cpu")  # type: ignore[attr-defined]
+        importlib.import_module(name)
+    # Stages and pipelines import the function by its name, and some are imported along with the platform already.
+    for name, module in list(sys.modules.items()):
+        if name.startswith("fastvideo.") and "get_local_torch_device" in vars(module):
+            module.get_local_torch_device = lambda: torch.device("cpu")  # type: ignore[attr-defined]
 
 
-PATCHES: dict[str, Callable[[], None]] = {"cpu-attention": _cpu_attention, "cpu-device": _cpu_device}
+class _Torch:
+    """``torch``, as a module sees it in which bfloat16 is the dtype that was asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _asked if name == "bfloat16" else getattr(torch, name)
+
+
+_asked = torch.bfloat16
+
+
+def ask_for(dtype: torch.dtype) -> None:
+    """Which dtype `denoising-dtype` answers from now on; without that patch this changes nothing."""
+    global _asked
+    _asked = dtype
+
+
+def _denoising_dtype() -> None:
+    """FastVideo's denoising stage casts the latents to bfloat16 whatever it is asked for; answer the dtype asked."""
+    module = importlib.import_module("fastvideo.pipelines.stages.denoising")
+    module.torch = _Torch()  # type: ignore[attr-defined]
+
+
+PATCHES: dict[str, Callable[[], None]] = {
+    "cpu-attention": _cpu_attention,
+    "cpu-device": _cpu_device,
+    "denoising-dtype": _denoising_dtype,
+}
 
 
 def apply_patches(names: list[str]) -> list[str]:

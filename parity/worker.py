@@ -24,6 +24,8 @@ JOBS = {
     "component_parity": "component_job:component_parity",
     "check_mapping": "mapping_job:check_mapping",
     "side": "side:run_side",
+    "pipeline_parity": "pipeline_job:pipeline_parity",
+    "pipeline_side": "pipeline_side:run_pipeline_side",
     "lab_official": "lab:lab_official",
     "lab_port": "lab:lab_port",
     "header_side": "header_job:header_side",
