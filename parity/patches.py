@@ -34,30 +34,51 @@ def _cpu_device() -> None:
 
 
 class _Torch:
-    """``torch``, as a module sees it in which bfloat16 is the dtype that was asked for."""
+    """``torch``, as one module sees it in which some names mean something else."""
+
+    def __init__(self) -> None:
+        self.instead: dict[str, Callable[[], Any]] = {}
 
     def __getattr__(self, name: str) -> Any:
-        return _asked if name == "bfloat16" else getattr(torch, name)
+        instead = self.instead.get(name)
+        return getattr(torch, name) if instead is None else instead()
 
 
-_asked = torch.bfloat16
+def _torch_of(name: str) -> _Torch:
+    module = importlib.import_module(name)
+    if not isinstance(vars(module).get("torch"), _Torch):
+        module.torch = _Torch()  # type: ignore[attr-defined]
+    found: _Torch = vars(module)["torch"]
+    return found
+
+
+_asked = [torch.bfloat16]
 
 
 def ask_for(dtype: torch.dtype) -> None:
     """Which dtype `denoising-dtype` answers from now on; without that patch this changes nothing."""
-    global _asked
-    _asked = dtype
+    _asked[0] = dtype
 
 
 def _denoising_dtype() -> None:
     """FastVideo's denoising stage casts the latents to bfloat16 whatever it is asked for; answer the dtype asked."""
-    module = importlib.import_module("fastvideo.pipelines.stages.denoising")
-    module.torch = _Torch()  # type: ignore[attr-defined]
+    _torch_of("fastvideo.pipelines.stages.denoising").instead["bfloat16"] = lambda: _asked[0]
+
+
+def _cpu_autocast() -> None:
+    """FastVideo's stages ask for autocast on cuda, which does nothing without a GPU; give them the CPU's."""
+
+    def autocast(device_type: str, **options: Any) -> torch.autocast:
+        return torch.autocast(device_type="cpu", **options)
+
+    for name in ("denoising", "decoding"):
+        _torch_of(f"fastvideo.pipelines.stages.{name}").instead["autocast"] = lambda: autocast
 
 
 PATCHES: dict[str, Callable[[], None]] = {
     "cpu-attention": _cpu_attention,
     "cpu-device": _cpu_device,
+    "cpu-autocast": _cpu_autocast,
     "denoising-dtype": _denoising_dtype,
 }
 

@@ -177,7 +177,7 @@ class _Report:
         }
 
     def sound(self, item: Item, where: str) -> None:
-        """Whether what was recorded can be judged at all: finite, not constant, stable, and exact where it has to be."""
+        """Whether what was recorded can be judged at all: finite, not constant, stable, near its float64 self."""
         truth = self.read("official", item, f"{REFERENCE}.{FREE}")
         for side in ("official", "port"):
             first, second = self.read(side, item, FREE), self.read(side, item, CONTROL)

@@ -210,7 +210,7 @@ def _production(runner: PipelineRunner) -> None:
 
 
 def _given(runner: PipelineRunner) -> list[str]:
-    """Names of what the official side records and `make_inputs` made: both sides were handed it, neither computed it."""
+    """Names of what the official side records as `make_inputs` made it: handed in, not computed."""
     item = runner.items[0]
     inputs = [tensor for _, tensor in leaves(runner.inputs(item))]
     kept = read_places(runner.out / f"{item.key}.{FREE}.safetensors")

@@ -41,7 +41,7 @@ def gate(port: PortRecord, entries: list[Entry]) -> list[GateItem]:
         _item("mapping-reviewed", "Mapping explicit and reviewed", reviewed),
         _item("keys", "No missing or unexpected keys", mapping),
         _item("component-parity", "Component parity", parity),
-        _item("pipeline-parity", "Pipeline parity", _not_built("pipeline parity")),
+        _item("pipeline-parity", "Pipeline parity", _pipeline(port, entries)),
         _item("ssim", "SSIM against the reference video", ssim),
         _item("example", "The example's video", _not_built("running the example")),
         _item("documentation", "Documentation", _not_built("the check of docs and registration")),
@@ -77,14 +77,25 @@ def _component(port: PortRecord, component: ComponentRecord, entries: list[Entry
         return entry.kind == kind and entry.component == component.name
 
     mine = [entry for entry in entries if fits(entry)]
+    return _latest_whole(port, component.name, mine, tool, "chosen cases, seeds or dtypes")
+
+
+def _pipeline(port: PortRecord, entries: list[Entry]) -> _Found:
+    """Pipeline parity has no component: its evidence is the latest whole run of the port's own pipeline adapter."""
+    mine = [entry for entry in entries if entry.kind == "pipeline_parity"]
+    return _latest_whole(port, "pipeline", mine, "run_pipeline_parity", "chosen cases, or another adapter")
+
+
+def _latest_whole(port: PortRecord, name: str, mine: list[Entry], tool: str, part: str) -> _Found:
+    """The latest complete entry, unless a later partial one failed; ``part`` says what makes a run partial."""
     whole = [entry for entry in mine if entry.complete]
     if not whole:
-        seen = " Only a part was run (chosen cases, seeds or dtypes)." if mine else ""
-        return "missing", f"{component.name}: {tool} has not been run in full.{seen}", [e.run_id for e in mine[-1:]]
+        seen = f" Only a part was run ({part})." if mine else ""
+        return "missing", f"{name}: {tool} has not been run in full.{seen}", [e.run_id for e in mine[-1:]]
     # A later partial run that failed counts: it is a fact about the port as well.
     # By place in the ledger, not by time: a clock may jump.
     later = [entry for entry in mine[mine.index(whole[-1]) + 1 :] if entry.verdict == "fail"]
-    return _judge(port, component.name, later[-1] if later else whole[-1], tool)
+    return _judge(port, name, later[-1] if later else whole[-1], tool)
 
 
 def _judge(port: PortRecord, name: str, entry: Entry, tool: str) -> _Found:

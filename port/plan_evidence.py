@@ -26,6 +26,8 @@ def evidence_of(port: PortRecord, entries: list[Entry], started: Collection[tupl
         evidence["fetch-weights"] = "done"
     if ("run_ssim", None) in started or any(entry.kind == "ssim" for entry in entries):
         evidence["ssim"] = "in_progress"
+    if ("run_pipeline_parity", None) in started or any(entry.kind == "pipeline_parity" for entry in entries):
+        evidence["pipeline-parity"] = "in_progress"
     for component in port.components:
         # The gate of a port that had this component alone: one judge for the plan and for the gate.
         alone = {item.id: item.state for item in gate(port.model_copy(update={"components": [component]}), entries)}

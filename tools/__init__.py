@@ -10,6 +10,7 @@ from .fetch_weights import SPEC as FETCH_WEIGHTS
 from .gate_status import SPEC as GATE_STATUS
 from .list_ports import SPEC as LIST_PORTS
 from .run_component_parity import SPEC as RUN_COMPONENT_PARITY
+from .run_pipeline_parity import SPEC as RUN_PIPELINE_PARITY
 from .run_ssim import SPEC as RUN_SSIM
 from .run_status import SPEC as RUN_STATUS
 from .show_picture import SPEC as SHOW_PICTURE
@@ -21,6 +22,7 @@ ALL: tuple[ToolSpec, ...] = (
     WRITE_PLAN,
     CHECK_MAPPING,
     RUN_COMPONENT_PARITY,
+    RUN_PIPELINE_PARITY,
     RUN_SSIM,
     GATE_STATUS,
     RUN_STATUS,

@@ -19,8 +19,12 @@ _NEXT = {
     "mapping-reviewed": "check_mapping",
     "keys": "check_mapping",
     "component-parity": "run_component_parity",
+    "pipeline-parity": "run_pipeline_parity",
     "ssim": "run_ssim",
 }
+
+_EVIDENCE = ("check_mapping", "run_component_parity", "run_pipeline_parity", "run_ssim")
+"""Tools whose finished runs are evidence."""
 
 
 class GateStatusResult(ToolResult):
@@ -51,7 +55,7 @@ def gate_status(
 def settle(ctx: ToolContext, runs: list[Run]) -> None:
     """Enter finished runs in the ledger that nobody has asked about since; a run that failed is no evidence."""
     for run in reversed(runs):
-        if run.state == "done" and run.tool in ("check_mapping", "run_component_parity", "run_ssim"):
+        if run.state == "done" and run.tool in _EVIDENCE:
             try:
                 finish_run(ctx, run)
             except PortError:

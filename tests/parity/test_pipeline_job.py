@@ -196,7 +196,7 @@ def test_an_official_side_that_records_no_decoding_is_no_reference(run: Run) -> 
     ],
 )
 def test_a_wrong_record_says_what_to_write(edit: tuple[str, str], run: Run) -> None:
-    with pytest.raises(ParityError, match="ctx.record") as error:
+    with pytest.raises(ParityError, match=r"ctx\.record") as error:
         run(edit)
     assert error.value.fix
 
