@@ -183,6 +183,12 @@ class _Report:
             first, second = self.read(side, item, FREE), self.read(side, item, CONTROL)
             own = self.read("official", item, FREE)
             for place, tensor in first.items():
+                if not bool(torch.isfinite(tensor).all()):
+                    wrong: Verdict = "inconclusive" if side == "official" else "fail"
+                    self.say(
+                        f"non-finite-{side}", wrong, f"The {side} {place} holds NaN or infinite elements ({where})."
+                    )
+                    break
                 again = second.get(place)
                 allowed = 1e-7
                 if place in truth and place in own and truth[place].shape == own[place].shape:
@@ -193,12 +199,6 @@ class _Report:
                         f"The {side} pipeline differs from itself at {place} by {gap:.2g} with one seed ({where})."
                     )
                     self.say(f"{side}-unstable", "inconclusive", message)
-                    break
-                if not bool(torch.isfinite(tensor).all()):
-                    wrong: Verdict = "inconclusive" if side == "official" else "fail"
-                    self.say(
-                        f"non-finite-{side}", wrong, f"The {side} {place} holds NaN or infinite elements ({where})."
-                    )
                     break
         for place, tensor in self.read("official", item, FREE).items():
             if place.stage in ("latents", "denoising", "decode") and _flat(tensor):
@@ -268,10 +268,15 @@ class _Report:
             ("initial latents", FREE, ("denoising",)),
             ("weights", FORCED, ("denoising", "decode")),
         ):
-            rows = rows_of(self.read("port", item, SELF_TESTS[what]), official[how], truth[how])
+            perturbed, before = self.read("port", item, SELF_TESTS[what]), self.read("port", item, how)
+            rows = rows_of(perturbed, official[how], truth[how])
             for stage in stages:
                 top = largest([row for row in rows if row.place.stage == stage])
-                red = top is not None and top.verdict == "fail"
+                moved = _moved(perturbed, before, stage)
+                if not moved and any(place.stage == stage for place in before):
+                    message = f"What the port records for stage {stage!r} does not move with its {what}."
+                    self.say("stage-not-computed", "fail", message)
+                red = moved and top is not None and top.verdict == "fail"
                 trials.append({"perturbed": f"{what} ({stage})", "ratio": top.ratio if top else None, "red": red})
         passed = all(trial["red"] for trial in trials)
         if not passed:
@@ -280,6 +285,12 @@ class _Report:
                 "self-test", "inconclusive", f"The check cannot fail: perturbing the port's {pale} turned nothing red."
             )
         return {"passed": passed, "trials": trials}
+
+
+def _moved(after: Tensors, before: Tensors, stage: str) -> bool:
+    """Whether a stage's tensors differ between two runs of one side."""
+    mine = {place: tensor for place, tensor in before.items() if place.stage == stage}
+    return any(place not in after or not torch.equal(after[place], tensor) for place, tensor in mine.items())
 
 
 def _gap(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -16,8 +16,8 @@ PATCHES: dict[str, str] = {
         "run without a GPU."
     ),
     "cpu-autocast": (
-        "FastVideo's denoising and decoding stages ask for autocast on cuda, which does nothing without a GPU; with this "
-        "patch they get the CPU's, without which mixed precisions meet in one product."
+        "FastVideo's denoising and decoding stages ask for autocast on cuda, which does nothing without a GPU; with "
+        "this patch they get the CPU's, without which mixed precisions meet in one product."
     ),
     "denoising-dtype": (
         "FastVideo's DenoisingStage casts latents to bfloat16 whatever precision is asked for; with this patch it "

@@ -2,12 +2,12 @@
 
 Both are the real pipeline objects with the real loaders. FastVideo's denoising stage computes in bfloat16 whatever it
 is asked for, so float32, in which logic is compared, needs the environment patch ``denoising-dtype``; on a CPU the
-port needs ``cpu-attention``, ``cpu-device`` and ``cpu-autocast`` as well. Weights: ``<official_weights>`` with ``model_index.json``,
-``tokenizer``, ``text_encoder``, ``transformer``, ``vae`` and ``scheduler``.
+port needs ``cpu-attention``, ``cpu-device`` and ``cpu-autocast`` as well. Weights: ``<official_weights>`` with
+``model_index.json``, ``tokenizer``, ``text_encoder``, ``transformer``, ``vae`` and ``scheduler``.
 
-FastVideo's WanPipeline builds its scheduler with the shift and lets it shift the grid once more, so its first sigma lies
-nearer to 1 than the Wan repository's (which begins at 0.999) and diffusers'. What is compared here is everything else:
-the official scheduler is given FastVideo's grid. Set ``GRID = "wan"`` to see the difference as stage ``timesteps``.
+FastVideo's WanPipeline builds its scheduler with the shift and lets it shift the grid once more, so its first sigma
+lies nearer to 1 than the Wan repository's (which begins at 0.999) and diffusers'. What is compared here is everything
+else: the official scheduler is given FastVideo's grid. ``GRID = "wan"`` shows the difference as stage ``timesteps``.
 """
 
 import os

@@ -234,7 +234,7 @@ def _word_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = "a red fox runs over the snow while two birds watch blurred low quality static cat in sun".split()
+    words = ("a", "red", "fox", "runs", "over", "the", "snow", "blurred", "low", "quality", "static", "two", "birds")
     vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2, **{word: i + 3 for i, word in enumerate(dict.fromkeys(words))}}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

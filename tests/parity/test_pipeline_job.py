@@ -1,5 +1,8 @@
 """Pipeline parity on a small pipeline: what agrees passes, and what does not is named by its stage."""
 
+# The edits' texts are long.
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import subprocess
@@ -109,7 +112,7 @@ def test_a_correct_rewrite_is_not_accused(name: str, run: Run) -> None:
         ),
         (('show("latents", noise.to(positive.dtype))', 'show("latents", noise.to(positive.dtype)[:, 1:])'), "shape-mismatch"),
         (("pred = net(x, positive, t)", 'pred = net(x, positive, t) * float("nan")'), "non-finite-port"),
-        (("pred = net(x, positive, t)", "pred = net(x, positive, t) + 1e-3 * torch.rand(1)"), "port-draws-random"),
+        (("pred = net(x, positive, t)", "pred = net(x, positive, t) + 1e-3 * torch.rand(1).to(x.dtype)"), "port-draws-random"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -177,7 +180,7 @@ def test_an_official_scheduler_inside_the_port_is_named(run: Run) -> None:
 
 def test_a_port_that_ignores_its_weights_leaves_the_check_unproven(run: Run) -> None:
     result = run(("vae(z))", "torch.cat([z, z, z], -1))"))
-    assert "self-test" in result.codes and result.verdict == "fail", result.explain()
+    assert {"self-test", "stage-not-computed"} <= result.codes and result.verdict == "fail", result.explain()
 
 
 def test_an_official_side_that_records_no_decoding_is_no_reference(run: Run) -> None:
