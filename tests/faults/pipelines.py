@@ -16,7 +16,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,12 @@ WARM = (
     "transformers.models.umt5.modeling_umt5",
     "transformers.models.t5.tokenization_t5",
 )
-"""What is imported before the sides are forked; never FastVideo, whose files are edited."""
+WARM_PORT = (
+    "fastvideo.pipelines.basic.wan.wan_pipeline",
+    "fastvideo.models.vaes.wanvae",
+    "fastvideo.models.encoders.t5",
+)
+"""What is imported before the sides are forked."""
 
 _STAGES = "fastvideo/pipelines/stages"
 
@@ -148,20 +153,23 @@ class Suite:
         source: Folder that holds ``fastvideo``; copied, never changed.
         python: FastVideo's interpreter.
         work: Folder for everything that is made.
+        weights: The small checkpoint; none: it is made.
     """
 
     source: Path
     python: str
     work: Path
+    weights: Path | None = None
     trusted: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.worktree = self.work / "worktree"
-        self.weights = self.work / "weights"
         shutil.copytree(self.source / "fastvideo", self.worktree / "fastvideo")
-        script = HERE.parent / "pairs" / "build_weights.py"
-        command = [self.python, str(script), "wan_pipeline", str(self.weights), "0"]
-        subprocess.run(command, check=True, capture_output=True)
+        if self.weights is None:
+            self.weights = self.work / "weights"
+            script = HERE.parent / "pairs" / "build_weights.py"
+            command = [self.python, str(script), "wan_pipeline", str(self.weights), "0"]
+            subprocess.run(command, check=True, capture_output=True)
 
     def compare(self) -> dict[str, Any]:
         """Run the job on the worktree as it is."""
@@ -206,8 +214,11 @@ class Suite:
 
 
 @contextmanager
-def forked(python: str, folder: Path) -> Iterator[None]:
-    """Inside the block the sides are forked from a process that has imported the libraries."""
+def forked(python: str, folder: Path, worktree: Path) -> Iterator[None]:
+    """Inside the block the sides are forked from processes that have imported the libraries, the port's also FastVideo.
+
+    What is edited in the worktree is imported anew; see `warm.Warm`.
+    """
     _engine()
     from _fastvideo_port_parity import children
 
@@ -215,14 +226,21 @@ def forked(python: str, folder: Path) -> Iterator[None]:
     assert spec is not None and spec.loader is not None
     warm = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(warm)
-    process = warm.Warm(folder, python, WARM)
+    official = warm.Warm(folder / "official", python, WARM)
+    port = warm.Warm(folder / "port", python, (*WARM, *WARM_PORT), str(worktree))
+
+    def popen(command: list[str], **options: Any) -> Any:
+        side = official if "official" in Path(command[-1]).name else port
+        return side.popen(command, **options)
+
     original = children.subprocess
-    children.subprocess = types.SimpleNamespace(Popen=process.popen, PIPE=subprocess.PIPE)
+    children.subprocess = types.SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE)
     try:
         yield
     finally:
         children.subprocess = original
-        process.close()
+        official.close()
+        port.close()
 
 
 def wrong(edit: PipelineEdit | None, value: dict[str, Any]) -> str:
@@ -255,11 +273,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("--python", required=True)
+    parser.add_argument("--weights", type=Path, help="made by build_weights.py wan_pipeline; default: made anew")
     parser.add_argument("--only", nargs="*", default=[])
     options = parser.parse_args()
     bad = 0
-    with tempfile.TemporaryDirectory() as folder, forked(options.python, Path(folder)):
-        suite = Suite(options.source, options.python, Path(folder) / "suite")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        suite = Suite(options.source, options.python, Path(folder) / "suite", options.weights)
+        stack.enter_context(forked(options.python, Path(folder), suite.worktree))
         edits: dict[str, PipelineEdit | None] = {"untouched": None, **FAULTS, **REWRITES}
         for name, edit in edits.items():
             if edit is not None and options.only and name not in options.only:
