@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..parity.verdict import MEANING, Verdict
+from ..parity.verdict import Verdict
 from ..port.errors import PortError
 from ..port.ledger import Ledger
 from ..port.paths import resolve_inside
@@ -58,6 +58,7 @@ class EndResult(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    name: Literal["final", "decoded"]
     verdict: Verdict
     error: float | None
     reference_error: float | None
@@ -71,29 +72,25 @@ class RunPipelineParityResult(ToolResult):
     run_id: str
     state: RunState
     verdict: Verdict | None = Field(default=None, description="None while running.")
-    meaning: str = ""
     guilty: list[str] = Field(default=[], description="Stages that differ on their own, in order.")
     stages: list[PipelineStageResult] = Field(default=[])
     steps: list[PipelineStep] = Field(default=[])
-    final: EndResult | None = None
-    decoded: EndResult | None = None
+    ends: list[EndResult] = Field(default=[], description="Final latents and decoded video.")
     findings: list[ParityFinding] = Field(default=[])
     self_test: SelfTest | None = None
-    reference: str = ""
-    environment_patches: list[str] = Field(default=[])
+    notes: list[str] = Field(default=[], description="The reference, and the environment patches in use.")
 
 
 def run_pipeline_parity(
     ctx: ToolContext,
     port_id: Annotated[str, Field(description="From create_worktree.")],
-    adapter: Annotated[str | None, Field(description="Default parity_pipeline.py; relative to the worktree.")] = None,
+    adapter: Annotated[str | None, Field(description="Default parity_pipeline.py.")] = None,
     cases: Annotated[list[str] | None, Field(description="Names in CASES; default all.")] = None,
-    device: Annotated[str, Field(description="auto (default), cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N.")] = "auto",
     wait_s: Annotated[float, Field(description="0 to 45 s, default 45.")] = 45,
 ) -> RunPipelineParityResult:
-    """Pipeline parity: run the official pipeline and the port's from the same noise and prompts; latent error per
-    denoising step and its gain, final latents, decoded video, and the guilty stage (text, latents, timesteps,
-    denoising, decode)."""
+    """Pipeline parity: official pipeline and port from the same noise; latent error per denoising step, its gain,
+    decoded video, and the guilty stage (text, latents, timesteps, denoising, decode)."""
     port = ctx.ports.get(port_id)
     path = pipeline_adapter(port, adapter)
     if cases is not None and not cases:
@@ -171,20 +168,20 @@ def finish(ctx: ToolContext, run: Run) -> RunPipelineParityResult:
         run_id=run.run_id,
         state=run.state,
         verdict=verdict,
-        meaning=MEANING[verdict],
         guilty=guilty[:_SHOWN],
         stages=[_stage(row) for row in value["stages"][:_SHOWN]],
         steps=_steps(value["cases"]),
-        final=_end(value["cases"], "final"),
-        decoded=_end(value["cases"], "decoded"),
+        ends=[end for name in ("final", "decoded") if (end := _end(value["cases"], name)) is not None],
         findings=[finding_of(row) for row in value["findings"][:_SHOWN]],
         self_test=SelfTest(
             passed=value["self_test"]["passed"],
             red=[trial["perturbed"] for trial in trials if trial["red"]],
             not_red=[trial["perturbed"] for trial in trials if not trial["red"]],
         ),
-        reference=f"{value['reference']['kind']}: {clean(value['reference']['why'])}{again}",
-        environment_patches=value["environment_patches"],
+        notes=[
+            f"reference {value['reference']['kind']}: {clean(value['reference']['why'])}{again}",
+            *value["environment_patches"],
+        ],
         next_step=_next_step(verdict, guilty, reasons, complete),
     )
 
@@ -221,13 +218,13 @@ def _size(row: dict[str, Any]) -> float:
     return float("inf") if found is None else found
 
 
-def _end(cases: list[dict[str, Any]], name: str) -> EndResult | None:
+def _end(cases: list[dict[str, Any]], name: Literal["final", "decoded"]) -> EndResult | None:
     rows = [case[name] for case in cases if case[name] is not None]
     if not rows:
         return None
     row = max(rows, key=_size)
     numbers = {key: number_of(row[key]) for key in ("error", "reference_error", "logic_ratio", "max_abs")}
-    return EndResult(verdict=row["verdict"], **numbers)
+    return EndResult(name=name, verdict=row["verdict"], **numbers)
 
 
 def _summary(value: dict[str, Any], reasons: list[str], guilty: list[str]) -> dict[str, Any]:
