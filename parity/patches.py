@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -18,17 +20,67 @@ def _cpu_attention() -> None:
 
 
 def _cpu_device() -> None:
-    """FastVideo's loaders ask for the local device and get mps where there is no GPU; answer cpu."""
+    """FastVideo's loaders and stages ask for the local device and get mps where there is no GPU; answer cpu."""
     for name in (
         "fastvideo.distributed",
         "fastvideo.distributed.parallel_state",
         "fastvideo.models.loader.component_loader",
     ):
-        module = importlib.import_module(name)
-        module.get_local_torch_device = lambda: torch.device("cpu")  # type: ignore[attr-defined]
+        importlib.import_module(name)
+    # Stages and pipelines import the function by its name, and some are imported along with the platform already.
+    for name, module in list(sys.modules.items()):
+        if name.startswith("fastvideo.") and "get_local_torch_device" in vars(module):
+            module.get_local_torch_device = lambda: torch.device("cpu")  # type: ignore[attr-defined]
 
 
-PATCHES: dict[str, Callable[[], None]] = {"cpu-attention": _cpu_attention, "cpu-device": _cpu_device}
+class _Torch:
+    """``torch``, as one module sees it in which some names mean something else."""
+
+    def __init__(self) -> None:
+        self.instead: dict[str, Callable[[], Any]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        instead = self.instead.get(name)
+        return getattr(torch, name) if instead is None else instead()
+
+
+def _torch_of(name: str) -> _Torch:
+    module = importlib.import_module(name)
+    if not isinstance(vars(module).get("torch"), _Torch):
+        module.torch = _Torch()  # type: ignore[attr-defined]
+    found: _Torch = vars(module)["torch"]
+    return found
+
+
+_asked = [torch.bfloat16]
+
+
+def ask_for(dtype: torch.dtype) -> None:
+    """Which dtype `denoising-dtype` answers from now on; without that patch this changes nothing."""
+    _asked[0] = dtype
+
+
+def _denoising_dtype() -> None:
+    """FastVideo's denoising stage casts the latents to bfloat16 whatever it is asked for; answer the dtype asked."""
+    _torch_of("fastvideo.pipelines.stages.denoising").instead["bfloat16"] = lambda: _asked[0]
+
+
+def _cpu_autocast() -> None:
+    """FastVideo's stages ask for autocast on cuda, which does nothing without a GPU; give them the CPU's."""
+
+    def autocast(device_type: str, **options: Any) -> torch.autocast:
+        return torch.autocast(device_type="cpu", **options)
+
+    for name in ("denoising", "decoding"):
+        _torch_of(f"fastvideo.pipelines.stages.{name}").instead["autocast"] = lambda: autocast
+
+
+PATCHES: dict[str, Callable[[], None]] = {
+    "cpu-attention": _cpu_attention,
+    "cpu-device": _cpu_device,
+    "cpu-autocast": _cpu_autocast,
+    "denoising-dtype": _denoising_dtype,
+}
 
 
 def apply_patches(names: list[str]) -> list[str]:

@@ -36,7 +36,7 @@ class Judged:
             self.findings.append(Finding(code, verdict, message))
 
     def blame(self, cause: Cause, steps: int = 0) -> None:
-        """Add a cause; of several with one code the longest walk speaks, and what more steps have shown stands first."""
+        """Add a cause; of several with one code the longest walk speaks; what more steps have shown comes first."""
         if steps >= self.shown.get(cause.code, 0):
             self.causes = [*(item for item in self.causes if item.code != cause.code), cause]
             self.shown[cause.code] = steps

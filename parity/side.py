@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -48,6 +48,9 @@ class Item:
     key: str
     case: str
     seed: int
+
+
+RunnerT = TypeVar("RunnerT", bound="Runner")
 
 
 def items(cases: list[str], seeds: list[int]) -> list[Item]:
@@ -240,7 +243,7 @@ class Runner:
         bundle = self.inputs(item)
         for name, tensor in leaves(bundle):
             if tensor.numel():
-                yield name, replace_leaf(bundle, name, _perturb)
+                yield name, replace_leaf(bundle, name, perturb)
 
 
 def _device(name: str) -> torch.device:
@@ -292,7 +295,7 @@ def _storable(tensor: torch.Tensor) -> torch.Tensor:
     return value.detach().to("cpu").contiguous().clone()
 
 
-def _perturb(tensor: torch.Tensor) -> torch.Tensor:
+def perturb(tensor: torch.Tensor) -> torch.Tensor:
     """Floats move by 1 % of their spread; integers are mirrored in their range; a mask loses its last element."""
     generator = torch.Generator().manual_seed(20)
     if tensor.is_floating_point():
@@ -313,7 +316,7 @@ def _perturb(tensor: torch.Tensor) -> torch.Tensor:
 def run_official(runner: Runner) -> dict[str, Any]:
     """Make the inputs, then run the official model: float32 twice, float64, and the production dtypes."""
     spec = runner.spec
-    made = _make_inputs(runner)
+    made = make_inputs(runner)
     production = flags()
     model = runner.load(torch.float32)
     announce(runner.shared / "entries.json", [entry.to_json() for entry in entries_of_model(model).values()])
@@ -352,7 +355,7 @@ def run_official(runner: Runner) -> dict[str, Any]:
     }
 
 
-def _make_inputs(runner: Runner) -> dict[str, Any]:
+def make_inputs(runner: Runner) -> dict[str, Any]:
     """Call ``make_inputs`` once per case and seed and hand the bundles over on disk."""
     digests: dict[str, set[str]] = {}
     for item in runner.items:
@@ -618,6 +621,11 @@ def single_process_environment() -> None:
 
 
 def open_side(spec: dict[str, Any], side: Side, job: Job) -> Runner:
+    """`open_side_as` for a component."""
+    return open_side_as(Runner, spec, side, job)
+
+
+def open_side_as(kind: type[RunnerT], spec: dict[str, Any], side: Side, job: Job) -> RunnerT:
     """Prepare this process for one side: threads, paths, FastVideo's environment, the adapter."""
     torch.set_num_threads(max(1, int(spec.get("threads", 1))))
     align_environment(spec)
@@ -628,7 +636,7 @@ def open_side(spec: dict[str, Any], side: Side, job: Job) -> Runner:
     else:
         single_process_environment()
         patches = apply_patches(spec["patches"])
-    return Runner(spec, side, job, patches)
+    return kind(spec, side, job, patches)
 
 
 def run_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:

@@ -32,8 +32,8 @@ class Sides:
     reused: bool
 
 
-def run_sides(spec: dict[str, Any], job: Job, steps: int) -> Sides:
-    """Run the port, and the official side unless the cache has it.
+def run_sides(spec: dict[str, Any], job: Job, steps: int, side_job: str = "side") -> Sides:
+    """Run the port, and the official side unless the cache has it; ``side_job`` is the job of their processes.
 
     Raises:
         ParityError: A side failed; if both did, the one that failed by itself speaks.
@@ -46,10 +46,10 @@ def run_sides(spec: dict[str, Any], job: Job, steps: int) -> Sides:
         shutil.copytree(entry / "shared", shared)
         shutil.copytree(entry / "official", job.run_dir / "official")
         official = json.loads((entry / "value.json").read_bytes())
-        port = _run(spec, job, steps, ["port"])[0]
+        port = _run(spec, job, steps, ["port"], side_job=side_job)[0]
         return Sides(official, port, reference_cache.digest(entry), reused=True)
     shared.mkdir(exist_ok=True)
-    official, port = _run(spec, job, steps, ["official", "port"])
+    official, port = _run(spec, job, steps, ["official", "port"], side_job=side_job)
     digest = ""
     if cache is not None:
         official["sources"] = [path for path in official["sources"] if path != str(Path(spec["adapter"]).resolve())]
@@ -69,8 +69,10 @@ def run_again(spec: dict[str, Any], job: Job, steps: int, excuses: list[Excuse])
     return _run(again, job, steps, ["port"], "healed")[0]
 
 
-def _run(spec: dict[str, Any], job: Job, steps: int, names: list[str], out: str | None = None) -> list[dict[str, Any]]:
-    children = [_start(spec, job, name, out or name) for name in names]
+def _run(
+    spec: dict[str, Any], job: Job, steps: int, names: list[str], out: str | None = None, side_job: str = "side"
+) -> list[dict[str, Any]]:
+    children = [_start(spec, job, name, out or name, side_job) for name in names]
     begun = time.monotonic()
 
     def tick() -> None:
@@ -92,7 +94,7 @@ def _run(spec: dict[str, Any], job: Job, steps: int, names: list[str], out: str 
     return values
 
 
-def _start(spec: dict[str, Any], job: Job, side: str, out: str) -> Child:
+def _start(spec: dict[str, Any], job: Job, side: str, out: str, side_job: str) -> Child:
     python = (spec.get("official_python") if side == "official" else None) or spec["python"]
     child_spec = {**spec, "side": side, "shared": str(job.run_dir / "shared"), "out": str(job.run_dir / out)}
-    return Child(python, "side", job.run_dir / f"{out}.process", child_spec, Path(spec["worktree"]))
+    return Child(python, side_job, job.run_dir / f"{out}.process", child_spec, Path(spec["worktree"]))

@@ -33,6 +33,8 @@ JOBS = {
     "signatures": "signature_job:signatures",
     "signature_side": "signature_job:signature_side",
     "side": "side:run_side",
+    "pipeline_parity": "pipeline_job:pipeline_parity",
+    "pipeline_side": "pipeline_side:run_pipeline_side",
     "lab_official": "lab:lab_official",
     "lab_port": "lab:lab_port",
     "header_side": "header_job:header_side",

@@ -12,8 +12,16 @@ PATCHES: dict[str, str] = {
         "so that attention layers can be built without a GPU."
     ),
     "cpu-device": (
-        "FastVideo's get_local_torch_device answers cpu in fastvideo.distributed, fastvideo.distributed.parallel_state "
-        "and fastvideo.models.loader.component_loader, so that its loaders run without a GPU."
+        "FastVideo's get_local_torch_device answers cpu in every module that has it, so that its loaders and stages "
+        "run without a GPU."
+    ),
+    "cpu-autocast": (
+        "FastVideo's denoising and decoding stages ask for autocast on cuda, which does nothing without a GPU; with "
+        "this patch they get the CPU's, without which mixed precisions meet in one product."
+    ),
+    "denoising-dtype": (
+        "FastVideo's DenoisingStage casts latents to bfloat16 whatever precision is asked for; with this patch it "
+        "casts to the dtype asked, so that pipelines can be compared in float32. In bfloat16 it changes nothing."
     ),
 }
 """Every valid name with one sentence that says what it changes."""

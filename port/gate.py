@@ -44,7 +44,7 @@ def gate(port: PortRecord, entries: list[Entry], policy: Policy | None = None) -
         _item("mapping-reviewed", "Mapping explicit and reviewed", reviewed),
         _item("keys", "No missing or unexpected keys", mapping),
         _item("component-parity", "Component parity", parity),
-        _item("pipeline-parity", "Pipeline parity", _not_built("pipeline parity")),
+        _item("pipeline-parity", "Pipeline parity", _pipeline(port, entries)),
         _item("ssim", "SSIM against the reference video", ssim),
         _item("example", "The example's video", _example(port, entries)),
         _item("documentation", "Documentation", _latest_of_kind(port, entries, "integration", "check_integration")),
@@ -84,11 +84,22 @@ def _component(port: PortRecord, component: ComponentRecord, entries: list[Entry
         return entry.kind in kinds and entry.component == component.name
 
     mine = [entry for entry in entries if fits(entry)]
+    return _latest_whole(port, component.name, mine, tool, "chosen cases, seeds or dtypes")
+
+
+def _pipeline(port: PortRecord, entries: list[Entry]) -> _Found:
+    """Pipeline parity has no component: its evidence is the latest whole run of the port's own pipeline adapter."""
+    mine = [entry for entry in entries if entry.kind == "pipeline_parity"]
+    return _latest_whole(port, "pipeline", mine, "run_pipeline_parity", "chosen cases, or another adapter")
+
+
+def _latest_whole(port: PortRecord, name: str, mine: list[Entry], tool: str, part: str) -> _Found:
+    """What the entry that decides says; ``part`` says what makes a run partial."""
     decisive = _decisive(mine)
     if decisive is None:
-        seen = " Only a part was run (chosen cases, seeds or dtypes)." if mine else ""
-        return "missing", f"{component.name}: {tool} has not been run in full.{seen}", [e.run_id for e in mine[-1:]]
-    return _judge(port, component.name, decisive, tool)
+        seen = f" Only a part was run ({part})." if mine else ""
+        return "missing", f"{name}: {tool} has not been run in full.{seen}", [e.run_id for e in mine[-1:]]
+    return _judge(port, name, decisive, tool)
 
 
 def _decisive(mine: list[Entry]) -> Entry | None:

@@ -33,9 +33,9 @@ def evidence_of(
         evidence["fetch-official"] = "done"
     if port.weights:
         evidence["fetch-weights"] = "done"
-    for kind, tool in (("ssim", "run_ssim"), ("example", "run_example")):
-        if (tool, None) in started or any(entry.kind == kind for entry in entries):
-            evidence[kind] = "in_progress"
+    for step, kind in (("ssim", "ssim"), ("example", "example"), ("pipeline-parity", "pipeline_parity")):
+        if (f"run_{kind}", None) in started or any(entry.kind == kind for entry in entries):
+            evidence[step] = "in_progress"
     for component in port.components:
         # The gate of a port that had this component alone: one judge for the plan and for the gate.
         alone = {

@@ -18,6 +18,7 @@ from .locate_divergence import SPEC as LOCATE_DIVERGENCE
 from .request_approval import SPEC as REQUEST_APPROVAL
 from .run_component_parity import SPEC as RUN_COMPONENT_PARITY
 from .run_example import SPEC as RUN_EXAMPLE
+from .run_pipeline_parity import SPEC as RUN_PIPELINE_PARITY
 from .run_ssim import SPEC as RUN_SSIM
 from .run_status import SPEC as RUN_STATUS
 from .scaffold_component import SPEC as SCAFFOLD_COMPONENT
@@ -38,6 +39,7 @@ ALL: tuple[ToolSpec, ...] = (
     RUN_COMPONENT_PARITY,
     LOCATE_DIVERGENCE,
     CHECK_SCHEDULER,
+    RUN_PIPELINE_PARITY,
     RUN_SSIM,
     RUN_EXAMPLE,
     CHECK_INTEGRATION,

@@ -74,7 +74,16 @@ def choose_device(device: str) -> str:
 
 
 def component_spec(port: PortRecord, component: ComponentRecord, adapter: Path, device: str) -> dict[str, Any]:
-    """The part of a job's spec that mapping and parity share."""
+    """The part of a job's spec that mapping and component parity share."""
+    return {
+        **port_spec(port, adapter, device),
+        "weights_folder": weights_folder(port, component),
+        "port_class": component.port,
+    }
+
+
+def port_spec(port: PortRecord, adapter: Path, device: str) -> dict[str, Any]:
+    """What every job that runs both sides is told of the port."""
     require_official_code(port)
     worktree = Path(port.worktree)
     converted = worktree / "converted_weights" / port.slug
@@ -84,8 +93,6 @@ def component_spec(port: PortRecord, component: ComponentRecord, adapter: Path, 
         "official_repo": port.official_repo,
         "official_weights": port.weights.path if port.weights else None,
         "converted_weights": str(converted) if converted.is_dir() else None,
-        "weights_folder": weights_folder(port, component),
-        "port_class": component.port,
         "python": port.python,
         "official_python": port.official_python,
         "device": device,

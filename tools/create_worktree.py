@@ -51,7 +51,8 @@ def create_worktree(
     goal: Annotated[str | None, Field(description="What the port is for; at most 4000 characters.")] = None,
     branch_prefix: Annotated[str, Field(description="Begins the branch name; default 'codex/'.")] = "codex/",
     environment_patches: Annotated[
-        list[str] | None, Field(description="For CPU-only machines: 'cpu-attention', 'cpu-device'. Default none.")
+        list[str] | None,
+        Field(description="For a CPU: cpu-attention, cpu-device, cpu-autocast; pipelines: denoising-dtype."),
     ] = None,
     official_python: Annotated[str | None, Field(description="Python of the official side. Default: python.")] = None,
 ) -> CreateWorktreeResult:

@@ -24,6 +24,7 @@ EVIDENCE = (
     "run_component_parity",
     "locate_divergence",
     "check_scheduler",
+    "run_pipeline_parity",
     "run_ssim",
     "run_example",
 )

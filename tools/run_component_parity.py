@@ -130,7 +130,7 @@ def run_component_parity(
     spec["trials"] = True
     spec["component"] = planned.name
     spec["reference_cache"] = str(ctx.home / "cache" / "reference")
-    spec["trusted_references"] = _trusted(ctx, port_id)
+    spec["trusted_references"] = trusted_references(ctx, port_id)
     run = start_and_wait(
         ctx,
         port=port,
@@ -154,7 +154,7 @@ def run_component_parity(
     return finish(ctx, run)
 
 
-def _trusted(ctx: ToolContext, port_id: str) -> list[str]:
+def trusted_references(ctx: ToolContext, port_id: str) -> list[str]:
     """Digests of the official results that signed evidence of this port names."""
     entries = Ledger(ctx.home).entries(port_id)
     return sorted({str(entry.summary["reference"]) for entry in entries if entry.summary.get("reference")})
@@ -217,7 +217,7 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
         verdict=verdict,
         meaning=MEANING[verdict],
         cases=[_case(row) for row in value["cases"][:_SHOWN]],
-        findings=[_finding(row) for row in value["findings"][:_SHOWN]],
+        findings=[finding_of(row) for row in value["findings"][:_SHOWN]],
         culprit=culprit,
         confirmed=value["confirmed"],
         more_culprits=[place(row, Path(port.worktree)) for row in value["culprits"][1:4]],
@@ -248,7 +248,7 @@ def _paired(row: dict[str, Any]) -> str:
     return f"{row['paired']} of {row['modules']} {row.get('what', 'called modules')}"
 
 
-def _number(value: Any) -> float | None:
+def number_of(value: Any) -> float | None:
     """Worker results write NaN and infinity as strings; JSON for clients has neither."""
     number = float(value) if value is not None else None
     return number if number is not None and math.isfinite(number) else None
@@ -260,17 +260,17 @@ def _case(row: dict[str, Any]) -> ParityCase:
         case=row["case"],
         seed=row["seed"],
         verdict=row["verdict"],
-        logic_ratio=_number(row.get("logic_ratio")),
-        precision_ratio=_number(row.get("precision_ratio")),
+        logic_ratio=number_of(row.get("logic_ratio")),
+        precision_ratio=number_of(row.get("precision_ratio")),
         strict=row.get("strict"),
-        relative_l2=_number(row.get("port_error")),
-        max_abs=_number(row.get("max_abs")),
+        relative_l2=number_of(row.get("port_error")),
+        max_abs=number_of(row.get("max_abs")),
         worst_module=worst.get("module"),
-        worst_module_ratio=_number(worst.get("ratio")),
+        worst_module_ratio=number_of(worst.get("ratio")),
     )
 
 
-def _finding(row: dict[str, Any]) -> ParityFinding:
+def finding_of(row: dict[str, Any]) -> ParityFinding:
     return ParityFinding(code=row["code"], verdict=row["verdict"], message=clean(row["message"])[:500])
 
 
@@ -283,9 +283,11 @@ def _reasons(value: dict[str, Any]) -> list[str]:
 
 def _summary(value: dict[str, Any], reasons: list[str]) -> dict[str, Any]:
     rows = value["cases"]
-    logic = [number for row in rows if (number := _number(row.get("logic_ratio"))) is not None]
-    precision = [number for row in rows if (number := _number(row.get("precision_ratio"))) is not None]
-    worst = [number for row in rows if (number := _number((row.get("worst_boundary") or {}).get("ratio"))) is not None]
+    logic = [number for row in rows if (number := number_of(row.get("logic_ratio"))) is not None]
+    precision = [number for row in rows if (number := number_of(row.get("precision_ratio"))) is not None]
+    worst = [
+        number for row in rows if (number := number_of((row.get("worst_boundary") or {}).get("ratio"))) is not None
+    ]
     return {
         "why": " ".join(reasons[:2]),
         "cases": len(rows),

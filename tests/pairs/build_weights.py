@@ -22,6 +22,19 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 QUERIES_AND_KEYS = (".to_q.", ".to_k.", ".add_q_proj.", ".add_k_proj.", ".q.", ".k.", ".q_proj.", ".k_proj.")
 TABLES = ("shared.weight", "token_embedding.weight", "position_embedding.weight", "relative_attention_bias.weight")
+_PUBLISHED = (
+    "_class_name",
+    "num_train_timesteps",
+    "solver_order",
+    "prediction_type",
+    "flow_shift",
+    "use_flow_sigmas",
+    "solver_type",
+    "predict_x0",
+    "lower_order_final",
+    "timestep_spacing",
+    "final_sigmas_type",
+)
 _T5 = {
     "vocab_size": 120,
     "d_model": 64,
@@ -179,6 +192,57 @@ def flow_unipc(folder: Path, seed: int) -> None:
     scheduler.save_pretrained(folder / "scheduler")
 
 
+def wan_pipeline(folder: Path, seed: int) -> None:
+    """A whole text-to-video pipeline: one block, the small VAE and encoder of the other pairs, a tokenizer of words."""
+    import json
+
+    from diffusers import WanTransformer3DModel
+
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=32,
+        in_channels=4,
+        out_channels=4,
+        text_dim=_T5["d_model"],
+        freq_dim=32,
+        ffn_dim=96,
+        num_layers=1,
+    )
+    fill(transformer, seed).save_pretrained(folder / "transformer")
+    wan_vae(folder, seed + 1)
+    umt5(folder, seed + 2)
+    flow_unipc(folder, seed)
+    _word_tokenizer(folder / "tokenizer")
+    # Only what the published checkpoints hold: FastVideo's loader refuses names that newer diffusers adds.
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = {name: value for name, value in json.loads(file.read_text()).items() if name in _PUBLISHED}
+    file.write_text(json.dumps(config))
+    index = {
+        "_class_name": "WanPipeline",
+        "_diffusers_version": "0.33.0",
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "transformer": ["diffusers", "WanTransformer3DModel"],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def _word_tokenizer(folder: Path) -> None:
+    """One id a word, the end token after the last, 0 pads."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ("a", "red", "fox", "runs", "over", "the", "snow", "blurred", "low", "quality", "static", "two", "birds")
+    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2, **{word: i + 3 for i, word in enumerate(dict.fromkeys(words))}}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    fast.save_pretrained(folder)
+
+
 def _save_with_prefix(model: Any, folder: Path, prefix: str) -> None:
     """Save as files on the hub are: with the level of the module tree that newer transformers dropped."""
     from safetensors.torch import load_file, save_file
@@ -201,6 +265,7 @@ BUILDERS: dict[str, Callable[[Path, int], None]] = {
         hunyuanvideo_dit,
         flow_match_euler,
         flow_unipc,
+        wan_pipeline,
     )
 }
 

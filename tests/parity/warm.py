@@ -13,10 +13,41 @@ from pathlib import Path
 from typing import Any
 
 _WARM = """
-import importlib, json, os, signal, socket, sys
-for name in sys.argv[2:]:
+import importlib, json, os, signal, socket, sys, types
+root = sys.argv[2]
+if root:
+    sys.path.insert(0, root)
+for name in sys.argv[3:]:
     importlib.import_module(name)
 
+def files():
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if root and file.startswith(root + os.sep):
+            found[name] = (os.stat(file).st_mtime_ns, os.stat(file).st_size)
+    return found
+
+def forget_what_changed(before):
+    # Drop the modules whose file was edited since, and those that took a name from one of them.
+    now = files()
+    stale = {name for name, mark in before.items() if now.get(name) != mark}
+    grown = bool(stale)
+    while grown:
+        grown = False
+        for name in set(before) - stale:
+            for value in list(vars(sys.modules[name]).values()):
+                child = isinstance(value, types.ModuleType) and value.__name__.startswith(name + ".")
+                if not child and (getattr(value, "__module__", "") or getattr(value, "__name__", "")) in stale:
+                    stale.add(name)
+                    grown = True
+                    break
+    for name in stale:
+        del sys.modules[name]
+
+loaded = files()
+if root:
+    sys.path.remove(root)
 server = socket.socket(fileno=int(sys.argv[1]))
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 while True:
@@ -42,6 +73,7 @@ while True:
     os.chdir(cwd)
     sys.argv = ["-c", *arguments]
     sys.path.insert(0, cwd)
+    forget_what_changed(loaded)
     try:
         exec(compile(code, "<boot>", "exec"), {"__name__": "__main__"})
     finally:
@@ -59,16 +91,23 @@ class Warm:
         folder: Where the socket lies.
         python: The interpreter of the children.
         modules: What is imported before the fork.
+        root: Folder below which files may be edited afterwards, first on the path while importing; a child imports
+            anew what was edited there, and what took a name from it.
     """
 
     def __init__(
-        self, folder: Path, python: str = sys.executable, modules: tuple[str, ...] = ("torch", "safetensors.torch")
+        self,
+        folder: Path,
+        python: str = sys.executable,
+        modules: tuple[str, ...] = ("torch", "safetensors.torch"),
+        root: str = "",
     ) -> None:
+        folder.mkdir(exist_ok=True)
         self.address = str(folder / "warm")
         server = socket.socket(socket.AF_UNIX)
         server.bind(self.address)
         server.listen()
-        command = [python, "-c", _WARM, str(server.fileno()), *modules]
+        command = [python, "-c", _WARM, str(server.fileno()), root, *modules]
         self.process = subprocess.Popen(command, pass_fds=[server.fileno()], stdin=subprocess.DEVNULL)
         server.close()
 

@@ -1,0 +1,168 @@
+"""From what two pipelines recorded to the errors of the steps and the guilty stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .metrics import distance
+from .pipeline_record import STAGES, Place
+from .tables import first_difference
+from .verdict import OUTPUT_FAIL, OUTPUT_PASS, PRECISION_LIMIT, Verdict, judge, ratio, worst
+
+Tensors = Mapping[Place, torch.Tensor]
+Say = Callable[[str, Verdict, str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One place of one run, judged.
+
+    Attributes:
+        place: Where.
+        error, reference_error: Relative L2 of the port and of the official run against the reference.
+        ratio: One over the other; infinite where what has to be equal is not.
+        max_abs: Largest difference between port and official run.
+        why: What differs first, where equality is asked for.
+    """
+
+    place: Place
+    error: float
+    reference_error: float
+    ratio: float
+    max_abs: float
+    why: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Its verdict in float32."""
+        return judge(self.ratio, OUTPUT_PASS, OUTPUT_FAIL)
+
+
+def rows_of(port: Tensors, official: Tensors, truth: Tensors) -> list[Row]:
+    """The places that all three runs recorded in one shape, in the official order.
+
+    Schedules (``timesteps``) and whatever is not floating have to be equal; everything else is judged by the official
+    run's own error.
+    """
+    found = []
+    for place, exact in truth.items():
+        mine, theirs = port.get(place), official.get(place)
+        if mine is None or theirs is None or mine.shape != exact.shape or theirs.shape != exact.shape:
+            continue
+        if not exact.numel():
+            continue
+        direct = distance(mine, theirs)
+        if place.stage == "timesteps" or not theirs.is_floating_point():
+            difference = first_difference(mine, theirs)
+            value = 0.0 if difference is None else math.inf
+            found.append(Row(place, direct.relative_l2, 0.0, value, direct.max_abs, difference or ""))
+            continue
+        error, own = distance(mine, exact).relative_l2, distance(theirs, exact).relative_l2
+        found.append(Row(place, error, own, ratio(error, own), direct.max_abs))
+    return found
+
+
+def largest(rows: list[Row]) -> Row | None:
+    """The row with the largest ratio; NaN is larger than anything."""
+    return max(rows, key=lambda row: math.inf if math.isnan(row.ratio) else row.ratio, default=None)
+
+
+def check_places(port: Tensors, official: Tensors, where: str, say: Say) -> None:
+    """Stages and steps that one side has and the other has not; each is an outcome of its own."""
+    for stage in STAGES:
+        if not any(place.stage == stage for place in official):
+            say("stage-not-recorded", "inconclusive", f"call_official records nothing for stage {stage!r} ({where}).")
+        elif not any(place.stage == stage for place in port):
+            say("missing-stage", "fail", f"call_port records nothing for stage {stage!r} ({where}).")
+    theirs, mine = steps_of(official), steps_of(port)
+    if theirs and len(theirs) < 2:
+        say("too-few-steps", "inconclusive", f"The official pipeline took one step ({where}); take at least two.")
+    if theirs and mine and theirs != mine:
+        say("steps-differ", "fail", f"The official pipeline takes {len(theirs)} steps, the port {len(mine)} ({where}).")
+        return
+    present = {place.stage for place in official} & {place.stage for place in port}
+    missing = [str(place) for place in official if place not in port and place.stage in present]
+    extra = [str(place) for place in port if place not in official and place.stage in present]
+    if missing:
+        say("missing-record", "fail", f"call_port does not record {', '.join(missing[:5])} ({where}).")
+    if extra:
+        message = f"call_port records {', '.join(extra[:5])}, which call_official does not ({where})."
+        say("extra-record", "investigate", message)
+    for place in official:
+        if place in port and port[place].shape != official[place].shape:
+            mine_shape, shape = tuple(port[place].shape), tuple(official[place].shape)
+            say(
+                "shape-mismatch",
+                "fail",
+                f"The port's {place} has shape {mine_shape}, the official one {shape} ({where}).",
+            )
+
+
+def steps_of(tensors: Tensors) -> list[int]:
+    """The denoising steps that were recorded, in order."""
+    return sorted({place.step for place in tensors if place.step is not None})
+
+
+def latents_after(rows: list[Row]) -> list[Row]:
+    """The last row of every denoising step: the latents with which the next step begins."""
+    last: dict[int, Row] = {}
+    for row in rows:
+        if row.place.step is not None:
+            last[row.place.step] = row
+    return [last[step] for step in sorted(last)]
+
+
+def step_rows(free: list[Row], production: Mapping[str, list[Row]]) -> list[dict[str, Any]]:
+    """Per step: the latents' error in float32, its gain over the step before, and the ratios."""
+    before: float | None = None
+    found = []
+    for row in latents_after(free):
+        precisions = [r.ratio for rows in production.values() for r in latents_after(rows) if r.place == row.place]
+        found.append(
+            {
+                "step": row.place.step,
+                "error": row.error,
+                "reference_error": row.reference_error,
+                "max_abs": row.max_abs,
+                "gain": row.error / before if before else None,
+                "logic_ratio": row.ratio,
+                "precision_ratio": max(precisions) if precisions else None,
+            }
+        )
+        before = row.error
+    return found
+
+
+def stage_rows(forced: list[Row], production: Mapping[str, list[Row]]) -> list[dict[str, Any]]:
+    """Every recorded stage or part, judged with all that comes before it taken from the official side."""
+    names = list(dict.fromkeys(row.place.name for row in forced))
+    found = []
+    for name in names:
+        mine = [row for row in forced if row.place.name == name]
+        top = largest(mine)
+        assert top is not None
+        verdict = worst(row.verdict for row in mine)
+        bad = next((row for row in mine if row.verdict == verdict), top)
+        narrow = {dtype: largest([r for r in rows if r.place.name == name]) for dtype, rows in production.items()}
+        precisions = {dtype: row.ratio for dtype, row in narrow.items() if row is not None}
+        found.append(
+            {
+                "stage": top.place.stage,
+                "name": name,
+                "verdict": verdict,
+                "logic_ratio": top.ratio,
+                "error": top.error,
+                "reference_error": top.reference_error,
+                "max_abs": top.max_abs,
+                "first_step": bad.place.step if verdict != "pass" else None,
+                "why": bad.why,
+                "precision": precisions,
+                "precise": all(value <= PRECISION_LIMIT for value in precisions.values()),
+            }
+        )
+    return found
