@@ -17,6 +17,9 @@ def compact_input(model: type[BaseModel]) -> Schema:
         node.pop("title", None)
         if is_root:
             node.pop("description", None)
+        # Some clients drop defaults, so every description says its own, once.
+        if node.get("default") is not None:
+            del node["default"]
         # "null or left out" is one meaning with two spellings. Both are accepted, the shorter is shown.
         if "anyOf" in node and node.get("default", ...) is None:
             arms = [arm for arm in node["anyOf"] if arm != {"type": "null"}]
@@ -26,6 +29,8 @@ def compact_input(model: type[BaseModel]) -> Schema:
 
     schema = _walk(model.model_json_schema(), shorten)
     schema.setdefault("properties", {})
+    for definition in schema.get("$defs", {}).values():
+        definition.pop("description", None)
     return schema
 
 
@@ -34,8 +39,9 @@ def compact_output(model: type[BaseModel]) -> Schema:
 
     What lies deeper is only called an object or an array, and no meaning or list of values is told: whoever reads a
     result sees its names, most clients show output schemas to no model, and spelling them out was two thirds of what
-    all tools cost. Every number may be null, because JSON has no NaN or infinity and a measured value can be either.
-    That fields are always there is left unsaid, and fields that a later version adds stay allowed.
+    all tools cost. A field that may be null says no type; every number may be, because JSON has no NaN or infinity and
+    a measured value can be either. That fields are always there is left unsaid, and fields that a later version adds
+    stay allowed.
     """
     full = model.model_json_schema(mode="serialization")
     top = full.get("$defs", {}).get(str(full.get("$ref", "")).rpartition("/")[2], full)
@@ -44,10 +50,8 @@ def compact_output(model: type[BaseModel]) -> Schema:
 
 def _shallow(node: Schema, full: Schema) -> Schema:
     """``node`` without what lies below it."""
-    kinds = list(dict.fromkeys(_kind(arm, full) for arm in node.get("anyOf", [node])))
-    if "number" in kinds and "null" not in kinds:
-        kinds.append("null")
-    return {"type": kinds[0] if len(kinds) == 1 else kinds}
+    kinds = {_kind(arm, full) for arm in node.get("anyOf", [node])}
+    return {"type": kinds.pop()} if len(kinds) == 1 and kinds != {"number"} else {}
 
 
 def _kind(arm: Schema, full: Schema) -> str:

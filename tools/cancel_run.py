@@ -21,8 +21,7 @@ class CancelRunResult(ToolResult):
 def cancel_run(
     ctx: ToolContext, run_id: Annotated[str, Field(description="Id that the starting tool returned.")]
 ) -> CancelRunResult:
-    """Stop a queued or running run: ends all its processes (SIGTERM, 5 s, SIGKILL) and frees its GPU. A finished run
-    stays as it is, so cancelling twice is harmless."""
+    """Stop a queued or running run: ends all its processes (SIGTERM, 5 s, SIGKILL) and frees its GPU."""
     before = ctx.runs.get(run_id)
     after = before if before.finished else ctx.runs.cancel(run_id)
     changed = not before.finished and after.state == "cancelled"

@@ -67,17 +67,15 @@ class FetchWeightsResult(ToolResult):
 def fetch_weights(
     ctx: ToolContext,
     port_id: Annotated[str, Field(description="From create_worktree.")],
-    source: Annotated[str, Field(description="Hub id 'org/name', or a local folder or .safetensors file.")],
-    revision: Annotated[
-        str | None, Field(description="Hub branch, tag or commit; default main. Not for a path.")
-    ] = None,
+    source: Annotated[str, Field(description="Hub id 'org/name', local folder or .safetensors.")],
+    revision: Annotated[str | None, Field(description="Hub branch, tag or commit; default main.")] = None,
     allow_patterns: Annotated[list[str] | None, Field(description="Only hub files like these, e.g. 'vae/*'.")] = None,
     ignore_patterns: Annotated[list[str] | None, Field(description="No hub files like these.")] = None,
     wait_s: Annotated[float, Field(description="0 to 45 s, default 45.")] = 45,
 ) -> FetchWeightsResult:
     """Download official weights from the Hugging Face hub (pinned to a commit) or link a local checkpoint into the
     port; reports layout, components, dtypes, hashes, missing shards, pickle files (fetched only if allow_patterns names
-    them). The download goes on by itself; called again after an interruption it keeps files that are whole."""
+    them). It goes on by itself; call again after an interruption."""
     check_wait(wait_s)
     port = ctx.ports.get(port_id)
     check_text(source, "source")

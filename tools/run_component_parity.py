@@ -115,8 +115,8 @@ def run_component_parity(
     wait_s: Annotated[float, Field(description="0 to 45 s, default 45.")] = 45,
 ) -> RunComponentParityResult:
     """Component parity: run official model and FastVideo port on the same inputs and weights and judge the port's error
-    against the reference's own rounding error. Gives a verdict, ratios, dtype audit, self-test and the culprit (module,
-    file, line) where numbers diverge. Run check_mapping first."""
+    against the reference's own rounding error: verdict, ratios, dtype audit, self-test, culprit (module, file, line).
+    Run check_mapping first."""
     port = ctx.ports.get(port_id)
     planned = planned_component(port, component)
     path = adapter_path(port, planned, adapter)

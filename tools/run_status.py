@@ -33,7 +33,7 @@ def run_status(
     run_id: Annotated[str, Field(description="Id that the starting tool returned.")],
     wait_s: Annotated[float, Field(description="Wait for the end up to this long: 0 to 45 s, default 30.")] = 30,
 ) -> RunStatusResult:
-    """Follow a run (parity, mapping, SSIM job) that returned state "running": waits for its end, then gives state,
+    """Follow a run that returned state "running": waits for its end, then gives state,
     progress, end of the log, error and, when done, the result of the tool that started it."""
     check_wait(wait_s)
     run = ctx.runs.wait(run_id, wait_s, ctx.report)

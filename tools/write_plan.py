@@ -54,16 +54,14 @@ class WritePlanResult(ToolResult):
 def write_plan(
     ctx: ToolContext,
     port_id: Annotated[str, Field(description="From create_worktree.")],
-    scope: Annotated[str, Field(description="What the port covers, and what not; Markdown, at most 8000 characters.")],
+    scope: Annotated[str, Field(description="What the port covers, and what not; Markdown, 8000 characters.")],
     components: Annotated[list[PlanComponent], Field(description="1-24 components to port.")],
-    risks: Annotated[list[str] | None, Field(description="What may go wrong; one sentence each, at most 40.")] = None,
-    constraints: Annotated[
-        list[str] | None, Field(description="Limits to keep; one sentence each, at most 40.")
-    ] = None,
+    risks: Annotated[list[str] | None, Field(description="What may go wrong, at most 40 sentences.")] = None,
+    constraints: Annotated[list[str] | None, Field(description="Limits to keep, at most 40 sentences.")] = None,
 ) -> WritePlanResult:
     """Write or update PLAN.md: scope, architecture mapping, component parity milestones (DiT first), pipeline wiring,
-    tests, docs, risks, as checkboxes with acceptance criteria. Call it after reading the official code. Hand edits and
-    ticks stay. A tick is only 'claimed'; evidence makes a step done."""
+    tests, docs, risks, as checkboxes with acceptance criteria. Hand edits stay. A tick is only 'claimed'; evidence makes
+    a step done."""
     record = try_settle_weights(ctx, ctx.ports.get(port_id))
     scope = clean_argument("scope", scope)
     if not scope:

@@ -76,7 +76,7 @@ def test_a_shortened_output_schema_still_takes_what_the_model_gives() -> None:
     tree = Tree(kind="oak", leaf=Leaf(title="a", size=1.5), left=[Leaf(title="b")], child=Tree())
     for value in (tree.model_dump(mode="json"), Tree().model_dump(mode="json")):
         jsonschema.validate(value, schema)
-    for wrong in ({"kind": 1}, {"leaf": 3}, {"left": {}}, {"child": [1]}):
+    for wrong in ({"left": {}}, {"left": "x"}, {"left": None}, []):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, schema)
 
@@ -84,10 +84,10 @@ def test_a_shortened_output_schema_still_takes_what_the_model_gives() -> None:
 def test_an_output_schema_tells_the_fields_of_the_result_and_no_more() -> None:
     assert compact_output(Tree) == {
         "properties": {
-            "kind": {"type": ["string", "null"]},
-            "leaf": {"type": ["object", "null"]},
+            "kind": {},
+            "leaf": {},
             "left": {"type": "array"},
-            "child": {"type": ["object", "null"]},
+            "child": {},
         },
         "type": "object",
     }
