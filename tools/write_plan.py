@@ -60,8 +60,8 @@ def write_plan(
     constraints: Annotated[list[str] | None, Field(description="Limits to keep, at most 40 sentences.")] = None,
 ) -> WritePlanResult:
     """Write or update PLAN.md: scope, architecture mapping, component parity milestones (DiT first), pipeline wiring,
-    tests, docs, risks, as checkboxes with acceptance criteria. Hand edits stay. A tick is only 'claimed'; evidence makes
-    a step done."""
+    tests, docs, risks, as checkboxes with acceptance criteria. Hand edits stay. A tick is only 'claimed'; evidence
+    makes a step done."""
     record = try_settle_weights(ctx, ctx.ports.get(port_id))
     scope = clean_argument("scope", scope)
     if not scope:
