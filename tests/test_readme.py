@@ -313,7 +313,7 @@ def test_every_name_in_the_text_exists() -> None:
     ("right", "wrong"),
     [
         ("`write_plan`", "`make_plan`"),
-        ("`request_approval`", "`request_approvals`"),
+        ("and `request_approval`; only", "and `request_approvals`; only"),
         ("`--allow-host`", "`--allowed-host`"),
         ("`make clean`", "`make tidy`"),
         ("`prompts/adapters/wan_vae.py`", "`prompts/adapters/wan_va.py`"),
