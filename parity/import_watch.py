@@ -90,10 +90,14 @@ class Watch:
                     self.say(kind="foreign", module=f"{package}.{inner[:-3].replace('/', '.')}", by=by)
 
     def _asked(self, frame: FrameType | None) -> str:
+        """Place in the port that asked for the module being executed; "" where another library's module did."""
         own = os.path.join(self.worktree, "fastvideo") + os.sep
         while frame is not None:
-            if frame.f_code.co_filename.startswith(own):
-                return f"{frame.f_code.co_filename[len(self.worktree) :].replace(os.sep, '/')}:{frame.f_lineno}"
+            file = frame.f_code.co_filename
+            if file.startswith(own):
+                return f"{file[len(self.worktree) :].replace(os.sep, '/')}:{frame.f_lineno}"
+            if frame.f_code.co_name == "<module>" and not file.endswith("__init__.py"):
+                return ""
             frame = frame.f_back
         return ""
 
