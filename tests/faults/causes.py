@@ -3,9 +3,10 @@
     python tests/faults/causes.py FASTVIDEO_FOLDER [--from FILE ...] [-v]
 
 Runs in the project's interpreter. ``evidence.json`` holds what the engine said of every edit, one line each; ``--from``
-renews it from files that ``run.py --trials --out`` wrote. The right causes of a mistake are the ``traps`` that the
-catalogue of faults gives it, which were set down before any matching was written. A mistake without one is a mistake
-that no trap describes: whatever is named for it is counted as noise.
+renews it from files that ``run.py --trials --out`` wrote (lines with empty messages are older and hold less). The right
+causes of a mistake are the ``traps`` that the catalogue of faults gives it, set down before any matching was written;
+the signs in ``prompts/traps.json`` were written with this suite at hand, so the figures flatter them. A mistake without
+a trap is one that no trap describes: whatever is named for it is counted as noise.
 """
 
 from __future__ import annotations
