@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Code spans of the templates that look like tool names and are something else. Every entry is checked to be in use.
 NOT_TOOLS = {
+    "likely_causes",
     "load_official",
     "load_port",
     "make_inputs",
