@@ -84,7 +84,10 @@ def table(evidence: dict[str, Any], fastvideo: Path) -> tuple[list[str], Counter
         mark = str(place) if place else "." if not edit.traps and not found else "x" if found else "-"
         lines.append(f"{mark} {edit.id:46} {', '.join(edit.traps) or '(no trap)':60} <- {', '.join(found)}")
     for edit in catalogue.REWRITES:
-        value = evidence[edit.id]
+        value = evidence.get(edit.id)
+        if value is None:
+            counts["rewrites without evidence"] += 1
+            continue
         counts["rewrites"] += 1
         counts["rewrites: named"] += bool(named(edit, value, fastvideo))
     return lines, counts
@@ -98,7 +101,8 @@ def summary(counts: Counter[str]) -> str:
         f"{counts['labelled'] - counts['labelled: named']}\n"
         f"{counts['unlabelled']} mistakes that no trap describes: something is named for "
         f"{counts['unlabelled: named']}\n"
-        f"{counts['rewrites']} correct rewrites: something is named for {counts['rewrites: named']}\n"
+        f"{counts['rewrites']} correct rewrites: something is named for {counts['rewrites: named']} "
+        f"({counts['rewrites without evidence']} more were not run)\n"
         f"{counts['no result']} mistakes do not load or run, so that there is no result; "
         f"{counts['names']} names in all"
     )
