@@ -83,7 +83,7 @@ def report_of(
                 state=item.state,
                 evidence=tuple(item.evidence),
                 why=item.why,
-                changed=tuple(made_stale(item.evidence, port, entries) if item.state == "stale" else ()),
+                changed=tuple(made_stale(item.evidence, port, entries) if item.state != "pass" else ()),
                 next=(next_steps or {}).get(item.id, ""),
             )
             for place, item in enumerate(items, start=1)

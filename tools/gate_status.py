@@ -63,7 +63,7 @@ def gate_status(
         items=[
             GateItemNow(
                 **item.model_dump(),
-                changed=made_stale(item.evidence, port, entries) if item.state == "stale" else [],
+                changed=made_stale(item.evidence, port, entries) if item.state != "pass" else [],
                 next=next_of(item),
             )
             for item in items

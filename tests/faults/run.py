@@ -157,7 +157,8 @@ def matches(pattern: str, module: str) -> bool:
 
 def evidence_of(value: dict[str, Any]) -> dict[str, Any]:
     """The part of a result that names causes (see ``causes.py``), short and without this machine's paths."""
-    inside = re.compile(r"[^ ]*/worktree-\d+/")
+    elsewhere = re.compile(r"[^ \"']*/(?:worktree-\d+/|site-packages/|(?=prompts/adapters/))")
+    culprit = value["culprit"]
     cases = [
         {
             "case": case["case"],
@@ -173,12 +174,12 @@ def evidence_of(value: dict[str, Any]) -> dict[str, Any]:
         "verdict": value["verdict"],
         "cases": cases,
         "findings": [{**item, "message": item["message"][:300]} for item in value["findings"]][:16],
-        "culprit": value["culprit"],
+        "culprit": culprit and {key: culprit[key] for key in ("module", "kind", "file", "line", "end_line")},
         "trials": [{"found": [{"words": row["words"]} for row in item["found"]]} for item in value.get("trials") or []],
         "dtype_audit": value.get("dtype_audit", [])[:16],
         "attention_backends": {"differs": value.get("attention_backends", {}).get("differs", "")},
     }
-    plain: dict[str, Any] = json.loads(inside.sub("", json.dumps(found)))
+    plain: dict[str, Any] = json.loads(elsewhere.sub("", json.dumps(found)))
     return plain
 
 
