@@ -1,4 +1,4 @@
-"""check_scheduler on FastVideo's two flow schedulers against diffusers': clean, with planted mistakes, with rewrites."""
+"""check_scheduler on FastVideo's flow schedulers against diffusers': clean, with planted mistakes, with rewrites."""
 
 from __future__ import annotations
 
