@@ -135,7 +135,8 @@ def _next_step(record: PortRecord) -> str:
     if not has_weights(first):
         check = "check_scheduler" if first.kind == "scheduler" else "run_component_parity"
         return f"{adapter}, then call {check}: it comes first."
-    return f"{adapter}, then call check_mapping: parity means nothing before it passes."
+    name = first.name
+    return f"{adapter}, then call check_mapping with component={name!r}: parity means nothing before it passes."
 
 
 SPEC = ToolSpec(
