@@ -178,7 +178,8 @@ def _grids(
     start, end = raw[0], raw[-1]
     low = float(facts.get("sigma_min", end))
     high = float(facts.get("sigma_max", start))
-    for top, bottom in dict.fromkeys([(start, end), (high, low), (start, low)]):
+    past = end - (start - end) / max(n - 1, 1)  # where a grid ends whose last point was dropped
+    for top, bottom in dict.fromkeys([(start, end), (high, low), (start, low), (start, past)]):
         for extra, cut, words in (
             (1, slice(None, -1), "the grid has one point more, and the last one is dropped"),
             (1, slice(1, None), "the grid has one point more, and the first one is dropped"),

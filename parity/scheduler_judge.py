@@ -36,8 +36,8 @@ class Judged:
             self.findings.append(Finding(code, verdict, message))
 
     def blame(self, cause: Cause, steps: int = 0) -> None:
-        """Add a cause; of several with one code the longest walk speaks; what more steps have shown comes first."""
-        if steps >= self.shown.get(cause.code, 0):
+        """Add a cause; of several with one code the longest walk speaks, and what more steps show stands first."""
+        if steps > self.shown.get(cause.code, -1):
             self.causes = [*(item for item in self.causes if item.code != cause.code), cause]
             self.shown[cause.code] = steps
         self.causes.sort(key=lambda item: (item.code == "rounding", -self.shown[item.code]))

@@ -86,6 +86,11 @@ def step_cause(
         return Cause("not-finite", f"step {first} gives NaN or infinity")
     if mine.norm() < 1e-7 * theirs.norm():
         return Cause("no-step", f"step {first} leaves the latents as they are")
+    for dtype in (torch.bfloat16, torch.float16):
+        for rounded in (theirs.to(dtype).double(), (official[first].to(dtype).double() - before)):
+            if (mine - rounded).norm() < 1e-2 * (mine - theirs).norm():
+                name = str(dtype).removeprefix("torch.")
+                return Cause(f"step-{name}", f"step {first} is rounded to {name}")
     factor = float((mine * theirs).sum() / (theirs * theirs).sum())
     if (mine - factor * theirs).norm() > 1e-4 * mine.norm():
         return None

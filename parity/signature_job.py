@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import json
 import sys
@@ -125,6 +126,10 @@ def _tensors(cls: Any, config: Any, folder: str | None) -> dict[str, list[int]]:
     file = Path(folder) / "config.json" if folder else None
     try:
         told = json.loads(file.read_text()) if file and file.is_file() else {}
+        if config is not None:
+            # FastVideo's layers ask for their process groups when they are built.
+            distributed = importlib.import_module("fastvideo.distributed")
+            distributed.maybe_init_distributed_environment_and_model_parallel(1, 1)
         with torch.device("meta"):
             if config is not None:
                 settings = config()

@@ -130,10 +130,12 @@ def _next_step(record: PortRecord) -> str:
     if record.weights is None:
         return "Call fetch_weights: mapping and parity need the official weights."
     first = record.components[0]
-    adapter = f"Write the adapter {first.adapter}"
+    adapter = f"Call scaffold_component with component={first.name!r} and write the marked places of {first.adapter}"
     if not has_weights(first):
-        return f"{adapter} and call run_component_parity with component={first.name!r}: it comes first."
-    return f"{adapter}, then call check_mapping with component={first.name!r}: parity means nothing before it passes."
+        check = "check_scheduler" if first.kind == "scheduler" else "run_component_parity"
+        return f"{adapter}, then call {check}: it comes first."
+    name = first.name
+    return f"{adapter}, then call check_mapping with component={name!r}: parity means nothing before it passes."
 
 
 SPEC = ToolSpec(
