@@ -120,7 +120,7 @@ def _convert(
             proof = prove_by_value(before.entries, values, after.entries, written, plan.dropped, spec.get("cast"))
         else:
             done = iter(range(1 << 60))
-            total = len(plan.outputs)
+            total = len(plan.outputs) + len(before.entries)
             proof = prove_plan(
                 plan,
                 before.entries,

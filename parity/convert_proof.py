@@ -13,7 +13,7 @@ import torch
 from .convert_ops import shape_after, undone
 from .convert_rules import ConversionPlan, Output, Piece
 from .convert_write import taken
-from .digests import fingerprint, same, same_rounded
+from .digests import bag, same, same_rounded
 from .mapping import Finding
 from .weights import Entry
 
@@ -86,6 +86,7 @@ def prove_plan(
     counted = [name for name in source if name not in plan.dropped]
     whole = []
     for name in counted:
+        advance(name)
         pieces = sorted(where[name], key=lambda row: row[0].start)
         shape = shape_after(source[name].shape, pieces[0][0].ops) if pieces else ()
         height = shape[pieces[0][0].dim] if pieces and shape and isinstance(shape, tuple) else 0
@@ -138,12 +139,9 @@ def _holds(theirs: torch.Tensor, mine: torch.Tensor) -> bool:
 def _same_bag(theirs: torch.Tensor, parts: list[torch.Tensor]) -> bool:
     if any(part.dtype != theirs.dtype for part in parts) or theirs.dtype == torch.float64:
         return sum(part.numel() for part in parts) == theirs.numel()  # rounded: compared value by value above
-    total = [0, 0, 0]
-    for part in parts:
-        _, count, bag, squares = fingerprint(part).bag.rsplit(" ", 3)
-        total = [total[0] + int(count), (total[1] + int(bag, 16)) % 2**64, (total[2] + int(squares, 16)) % 2**64]
-    _, count, bag, squares = fingerprint(theirs).bag.rsplit(" ", 3)
-    return total == [int(count), int(bag, 16), int(squares, 16)]
+    found = [bag(part) for part in parts]
+    count, total, squares = (sum(column) for column in zip(*found, strict=True))
+    return (count, total % 2**64, squares % 2**64) == bag(theirs)
 
 
 def _how(plan: ConversionPlan, source: Mapping[str, Entry]) -> dict[str, int]:

@@ -180,6 +180,21 @@ def fingerprint(*tensors: torch.Tensor) -> Fingerprint:
     return Fingerprint(ordered, f"{kind} {total:x} {squares:x}", constant(tensors[0]) if len(tensors) == 1 else None)
 
 
+def bag(*tensors: torch.Tensor) -> tuple[int, int, int]:
+    """Number of values, and the sum and the sum of squares of their bit patterns modulo 2^64, whatever their order.
+
+    Bags add: that of a tensor is the sum of those of its parts. The digest ``bag`` of a fingerprint is made of the
+    same numbers; this computes nothing else.
+    """
+    count, total, squares = 0, 0, 0
+    for bits in chunks(*tensors):
+        wide = bits.cpu().numpy().astype(np.int64)  # numpy multiplies and adds in one pass
+        count += wide.size
+        total = (total + int(wide.sum())) % 2**64
+        squares = (squares + int(np.vdot(wide, wide))) % 2**64
+    return count, total, squares
+
+
 def _sums(part: torch.Tensor) -> tuple[bytes, tuple[int, int]]:
     """The multilinear sums of each row of ``part``, and the sum and the sum of squares of all of it."""
     first, second = _tables(str(part.device))

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from fastvideo_port.parity import digests
-from fastvideo_port.parity.digests import constant, fingerprint, head, same, same_rounded
+from fastvideo_port.parity.digests import bag, constant, fingerprint, head, same, same_rounded
 
 Tensor = torch.Tensor
 
@@ -84,3 +84,14 @@ def test_constants_and_heads() -> None:
     base = torch.randn(100, 3, 40)
     assert head(base) == head(base.clone().flatten()) != head(base + 1)
     assert head(base.permute(2, 0, 1)) == head(base.permute(2, 0, 1).contiguous())
+
+
+def test_bags_of_parts_add_up_to_the_bag_of_the_whole_and_to_the_fingerprints() -> None:
+    whole = torch.randn(3, 7000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    count, total, squares = bag(whole)
+    assert fingerprint(whole).bag.split()[-3:] == [str(count), f"{total:x}", f"{squares:x}"]
+    parts = [bag(part) for part in (whole[:, :100], whole[:, 100:].t())]
+    assert tuple(sum(column) % 2**64 for column in zip(*parts, strict=True)) == (count, total, squares)
+    changed = whole.clone()
+    changed[0, 0], changed[0, 1] = changed[0, 0] + 1, changed[0, 1] - 1
+    assert bag(changed) != (count, total, squares)
