@@ -21,7 +21,7 @@ from .observe import switches
 from .patches import ask_for
 from .pipeline_parts import Parts
 from .pipeline_record import PipelineContext, Place, Recorder, noisy
-from .side import PERTURBATION, Item, Runner, make_inputs, open_side_as
+from .side import PERTURBATION, Item, Runner, make_inputs, prepare
 
 FREE, FORCED, CONTROL, REFERENCE = "free", "forced", "control", "reference"
 SELF_TESTS = {"initial latents": "test-latents", "weights": "test-weights"}
@@ -267,6 +267,6 @@ def _perturb_models(models: torch.nn.Module) -> list[torch.Tensor]:
 
 def run_pipeline_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     """Job of a side's process in pipeline parity."""
-    runner = open_side_as(PipelineRunner, spec, spec["side"], job)
+    runner = PipelineRunner(spec, spec["side"], job, prepare(spec, spec["side"]))
     value = run_official(runner) if spec["side"] == "official" else run_port(runner)
     return value

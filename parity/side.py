@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -48,9 +48,6 @@ class Item:
     key: str
     case: str
     seed: int
-
-
-RunnerT = TypeVar("RunnerT", bound="Runner")
 
 
 def items(cases: list[str], seeds: list[int]) -> list[Item]:
@@ -620,23 +617,21 @@ def single_process_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def open_side(spec: dict[str, Any], side: Side, job: Job) -> Runner:
-    """`open_side_as` for a component."""
-    return open_side_as(Runner, spec, side, job)
-
-
-def open_side_as(kind: type[RunnerT], spec: dict[str, Any], side: Side, job: Job) -> RunnerT:
-    """Prepare this process for one side: threads, paths, FastVideo's environment, the adapter."""
+def prepare(spec: dict[str, Any], side: Side) -> list[str]:
+    """Prepare this process for one side: threads, paths, FastVideo's environment; returns what was patched."""
     torch.set_num_threads(max(1, int(spec.get("threads", 1))))
     align_environment(spec)
-    patches: list[str] = []
     if side == "official":
         if spec.get("official_repo"):
             sys.path.insert(0, spec["official_repo"])
-    else:
-        single_process_environment()
-        patches = apply_patches(spec["patches"])
-    return kind(spec, side, job, patches)
+        return []
+    single_process_environment()
+    return apply_patches(spec["patches"])
+
+
+def open_side(spec: dict[str, Any], side: Side, job: Job) -> Runner:
+    """Prepare this process for one side and load the adapter."""
+    return Runner(spec, side, job, prepare(spec, side))
 
 
 def run_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:

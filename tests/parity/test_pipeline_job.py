@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from fastvideo_port.parity import children
 from fastvideo_port.parity.errors import ParityError
+from fastvideo_port.parity.pipeline_judge import rows_of
+from fastvideo_port.parity.pipeline_record import Place
 
 from .lab import edited
 from .pipeline_lab import ADAPTER, OFFICIAL, PORT, Lab, Result
@@ -75,6 +78,15 @@ def test_a_mistake_is_red_and_its_stage_is_named(name: str, run: Run) -> None:
     result = run(edit)
     assert result.verdict == "fail", result.explain()
     assert result.guilty == guilty, result.explain()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int64])
+def test_a_schedule_that_lost_digits_differs(dtype: torch.dtype) -> None:
+    """The official values are not rounded to the port's dtype before they are compared."""
+    place, schedule = Place("timesteps"), torch.tensor([999.5, 899.25, 500.0])
+    rows = rows_of({place: schedule.to(dtype)}, {place: schedule}, {place: schedule})
+    assert rows[0].verdict == "fail" and "999.5" in rows[0].why
+    assert rows_of({place: schedule.double()}, {place: schedule}, {place: schedule})[0].verdict == "pass"
 
 
 def test_independent_mistakes_are_all_named_in_order(run: Run) -> None:

@@ -42,6 +42,9 @@ def forget_what_changed(before):
                     stale.add(name)
                     grown = True
                     break
+    # A registry is imported in the middle of what it registers: it cannot be imported anew alone.
+    if any(name.endswith(".registry") for name in stale):
+        stale = set(before)
     for name in stale:
         del sys.modules[name]
 

@@ -74,6 +74,7 @@ def all_measured() -> list[Entry]:
         entry("component_parity"),
         entry("component_parity", of="scheduler"),
         entry("ssim", of=None),
+        entry("pipeline_parity", of=None),
     ]
 
 
@@ -96,7 +97,7 @@ def test_what_was_measured_passes_and_names_its_runs(port: PortRecord) -> None:
         "mapping-reviewed": "needs_approval",
         "keys": "pass",
         "component-parity": "pass",
-        "pipeline-parity": "missing",
+        "pipeline-parity": "pass",
         "ssim": "pass",
         "example": "missing",
         "documentation": "missing",
@@ -105,6 +106,24 @@ def test_what_was_measured_passes_and_names_its_runs(port: PortRecord) -> None:
     assert found["component-parity"].evidence == [entries[1].run_id, entries[2].run_id]
     assert found["ssim"].evidence == [entries[3].run_id]
     assert not is_open(list(found.values()))
+
+
+def test_only_a_whole_fresh_pass_opens_pipeline_parity(port: PortRecord) -> None:
+    def state(*entries: Entry) -> tuple[str, str]:
+        found = items(port, list(entries))["pipeline-parity"]
+        return found.state, found.why
+
+    whole = entry("pipeline_parity", of=None)
+    assert state(whole)[0] == "pass"
+    part = entry("pipeline_parity", of=None, complete=False)
+    assert state(part)[0] == "missing" and "another adapter" in state(part)[1]
+    for verdict in ("fail", "investigate", "inconclusive", "error"):
+        red = entry("pipeline_parity", of=None, verdict=verdict)
+        assert state(whole, red)[0] == "fail" and "because" in state(whole, red)[1]
+    assert state(whole, entry("pipeline_parity", of=None, complete=False, verdict="fail"))[0] == "fail"
+    assert state(whole, part)[0] == "pass", "a part that passed takes nothing back"
+    (Path(port.worktree) / "dit.py").write_bytes(b"c0de")
+    assert state(whole)[0] == "stale" and "dit.py changed" in state(whole)[1]
 
 
 def test_only_seven_passes_open_it(port: PortRecord) -> None:

@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Code spans of the templates that look like tool names and are something else. Every entry is checked to be in use.
 NOT_TOOLS = {
-    "fill_in",
     "likely_causes",
     "load_official",
     "load_port",
