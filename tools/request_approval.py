@@ -37,7 +37,6 @@ class RequestApprovalResult(ToolResult):
     approval_id: str | None = Field(default=None, description="The request, while pending.")
     why: str = Field(description="Who decided and how, or why it is pending.")
     how: list[str] = Field(default=[], description="While pending: ways for a person to decide.")
-    expires_at: str | None = Field(default=None, description="When the request ends.")
 
 
 def question(ctx: ToolContext, port_id: str, step_id: str, summary: str) -> Question | None:
@@ -64,8 +63,7 @@ def request_approval(
     step_id: Annotated[str, Field(description="E.g. 'mapping-transformer'.")],
     summary: Annotated[str, Field(description="Your words to them.")],
 ) -> RequestApprovalResult:
-    """Ask a person for approval (human review, sign-off) of a step, e.g. a proven mapping. They see the evidence; only
-    they decide."""
+    """Ask a person for approval (human review, sign-off) of a step. They see the evidence; only they decide."""
     request = _open_request(ctx, port_id, step_id, summary)
     if isinstance(request, RequestApprovalResult):
         return request
@@ -82,9 +80,8 @@ def request_approval(
     return RequestApprovalResult(
         decision="pending",
         approval_id=request.approval_id,
-        why=why,
+        why=f"{why} The request ends on {request.expires_at.isoformat()[:16]} UTC.".strip(),
         how=_ways(ctx.home, request.approval_id),
-        expires_at=request.expires_at.isoformat(timespec="seconds"),
         next_step=f"Tell the person how to decide, go on with work that does not need {step_id!r}, and call "
         "request_approval again later; it answers with the decision.",
     )

@@ -33,7 +33,6 @@ class UpdateStepResult(ToolResult):
     step: PlanStep
     moved: bool = Field(description="Whether the step has the state that was asked for.")
     blocked_by: list[str] = Field(description="What its criterion still lacks.")
-    plan_path: str
 
 
 def update_step(
@@ -44,7 +43,7 @@ def update_step(
     note: Annotated[str | None, Field(description="One line.")] = None,
     run_ids: Annotated[list[str] | None, Field(description="Runs that prove it.")] = None,
 ) -> UpdateStepResult:
-    """Update a plan step's status (tick) in PLAN.md. 'done' needs its evidence; says what still blocks it."""
+    """Update a plan step's status in PLAN.md. 'done' needs evidence; says what blocks it."""
     port = try_settle_weights(ctx, ctx.ports.get(port_id))
     spec = _step(port, step_id)
     text = one_line(clean_argument("note", note or ""))
@@ -76,7 +75,6 @@ def update_step(
         step=step,
         moved=step.state == state and not stopped,
         blocked_by=blocked,
-        plan_path=str(Path(port.worktree) / "PLAN.md"),
         next_step=_next_step(port, spec, step, state, blocked, declined),
     )
 

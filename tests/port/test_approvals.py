@@ -243,6 +243,17 @@ def test_an_earlier_approval_is_not_replayed_after_a_decline(case: Case) -> None
     assert case.item().state == "pass"
 
 
+def test_a_decline_takes_back_every_approval_before_it(case: Case) -> None:
+    policy(case.home, minimum="page")
+    view = case.ask()
+    case.decide(view, channel="page")
+    case.decide(view, channel="command")  # the stronger one still counts beside it
+    assert case.item().state == "pass"
+    case.decide(view, False, channel="command")
+    case.decide(view, channel="command")
+    assert case.item().state == "needs_approval" and "the policy asks for page" in case.item().why
+
+
 def test_a_client_decides_once(case: Case) -> None:
     view = case.ask()
     case.decide(view)
