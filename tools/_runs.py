@@ -68,7 +68,10 @@ def start_and_wait(
         PortError: ``wait_s`` is out of range, the policy asks for an approval of the official code and there is none,
             or the run cannot be created.
     """
+    from ._settle import settle  # it knows the tools, which import this file
+
     check_wait(wait_s)
+    settle(ctx, port.port_id)
     if spec.get("official_repo"):
         admit_official_code(ctx.home, port)
     run = ctx.runs.create(

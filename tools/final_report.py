@@ -13,9 +13,10 @@ from ..port.ledger import Entry, Ledger
 from ..port.report import MappingRow, ParityRow, ReportData
 from ._advice import next_of
 from ._report import write_port_report
+from ._settle import settle
 from ._weights import try_settle_weights
 from .base import ToolContext, ToolResult, ToolSpec
-from .gate_status import next_step, settle
+from .gate_status import next_step
 
 _SHOWN = 24
 
@@ -43,7 +44,7 @@ def final_report(
     entries, problem = _evidence(ctx, port_id)
     if not problem:
         port = try_settle_weights(ctx, port)
-        settle(ctx, runs)
+        settle(ctx, port_id)
         entries, problem = _evidence(ctx, port_id)
     items = gate(port, entries, read_policy(ctx.home))
     data, page, twin = write_port_report(ctx, port, entries, runs, items, problem=problem)

@@ -7,28 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..port.approval_policy import read_policy
-from ..port.errors import PortError
 from ..port.freshness import made_stale
 from ..port.gate import GateItem, gate, is_open
 from ..port.ledger import Ledger
-from ..runs.models import Run
 from ._advice import next_of, tool_of, waits_for_person
-from ._finish import finish as finish_run
 from ._report import write_port_report
+from ._settle import settle
 from ._weights import try_settle_weights
 from .base import ToolContext, ToolResult, ToolSpec
-
-EVIDENCE = (
-    "convert_weights",
-    "check_mapping",
-    "run_component_parity",
-    "locate_divergence",
-    "check_scheduler",
-    "run_pipeline_parity",
-    "run_ssim",
-    "run_example",
-)
-"""Tools whose finished runs are entered in the ledger."""
 
 
 class GateItemNow(GateItem):
@@ -53,7 +39,7 @@ def gate_status(
     video, docs), computed from fresh, signed evidence; says what is missing, failed or went stale and why."""
     port = try_settle_weights(ctx, ctx.ports.get(port_id))
     runs = ctx.runs.list(port_id)
-    settle(ctx, runs)
+    settle(ctx, port_id)
     entries = Ledger(ctx.home).entries(port_id)
     items = gate(port, entries, read_policy(ctx.home))
     opened = is_open(items)
@@ -71,16 +57,6 @@ def gate_status(
         report=str(page),
         next_step=next_step(items, opened),
     )
-
-
-def settle(ctx: ToolContext, runs: list[Run]) -> None:
-    """Enter finished runs in the ledger that nobody has asked about since; a run that failed is no evidence."""
-    for run in reversed(runs):
-        if run.state == "done" and run.tool in EVIDENCE:
-            try:
-                finish_run(ctx, run)
-            except PortError:
-                continue  # its result was changed on disk: it is not evidence, and run_status says why
 
 
 def next_step(items: list[GateItem], opened: bool) -> str:

@@ -19,9 +19,9 @@ from ..port.home import VARIABLE
 from ..port.records import PortRecord
 from ..port.textsafe import clean_argument, one_line
 from ._approval_page import running_page
+from ._settle import settle
 from ._weights import try_settle_weights
 from .base import Answer, Question, ToolContext, ToolResult, ToolSpec
-from .gate_status import settle
 
 FASTEST_READER_S = 1.5
 """A dialogue that is declined faster than this, in seconds, was declined by the client and not by a person."""
@@ -93,7 +93,7 @@ def _open_request(ctx: ToolContext, port_id: str, step_id: str, summary: str) ->
     if not words:
         raise PortError("The summary is empty.", seen="summary=''", fix="Say what the person should look at, and why.")
     port: PortRecord = try_settle_weights(ctx, ctx.ports.get(port_id))
-    settle(ctx, ctx.runs.list(port_id))
+    settle(ctx, port_id)
     state, why = stands_now(ctx.home, port, step_id)
     if state in ("approved", "declined"):
         return _decided(state, why, step_id)

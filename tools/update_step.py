@@ -19,9 +19,9 @@ from ..port.plan_evidence import evidence_of
 from ..port.plan_steps import StepSpec, steps_of_port
 from ..port.records import PortRecord
 from ..port.textsafe import clean_argument, one_line
+from ._settle import settle
 from ._weights import try_settle_weights
 from .base import ToolContext, ToolResult, ToolSpec
-from .gate_status import settle
 
 _MOST_RUNS = 20
 _LONGEST_NOTE = 1000
@@ -52,7 +52,7 @@ def update_step(
             "note is too long.", seen=f"{len(text)} characters", fix=f"Shorten it to {_LONGEST_NOTE} characters."
         )
     runs = ctx.runs.list(port_id)
-    settle(ctx, runs)
+    settle(ctx, port_id)
     entries = Ledger(ctx.home).entries(port_id)
     policy = read_policy(ctx.home)
     named = _named_runs(port, entries, {run.run_id for run in runs}, run_ids or [])
