@@ -31,3 +31,12 @@ def test_equal_tables_of_two_dtypes_do_not_differ_and_shapes_are_somebody_elses_
     assert first_difference(SIGMAS.float(), SIGMAS) is None
     assert first_difference(SIGMAS[:3], SIGMAS) is None
     assert first_difference(torch.tensor([1, 2]), torch.tensor([1, 3])) is not None
+
+
+def test_a_table_in_half_precision_or_cut_to_integers_differs() -> None:
+    """The official values are not first cut down to what the port can hold."""
+    fine = torch.tensor([999.0, 833.3, 500.5])
+    assert first_difference(fine.bfloat16(), fine) is not None
+    assert first_difference(fine.long(), fine) is not None
+    assert first_difference(torch.tensor([999, 500]), torch.tensor([999.0, 500.0])) is None
+    assert first_difference(fine.double() + 1e-9, fine) is None
