@@ -168,7 +168,7 @@ class Comparison:
         if pair is None or other is None:
             return None
         measured, biases = [], []
-        for (_, mine), (_, theirs) in zip(call.outputs, other.outputs, strict=False):
+        for mine, theirs in self._outputs(call, other):
             errors = self.errors(mine, theirs)
             if errors is not None:
                 biases.append(self.bias_ratio(mine, theirs))
@@ -177,6 +177,21 @@ class Comparison:
             return None
         worst = max(measured, key=lambda row: math.inf if math.isnan(row[0]) else row[0])
         return Boundary(index, call.module, pair.official, *worst, bias=max(biases))
+
+    def _outputs(self, call: Call, other: Call) -> list[tuple[int, int]]:
+        """Which tensors two calls returned belong together.
+
+        By place; where one side returns more (all hidden states, say), each official tensor with the nearest one.
+        """
+        mine, theirs = [index for _, index in call.outputs], [index for _, index in other.outputs]
+        if len(mine) == len(theirs):
+            return list(zip(mine, theirs, strict=True))
+        found = []
+        for index in theirs:
+            errors = {a: result[0] for a in mine if (result := self.errors(a, index)) is not None}
+            if errors:
+                found.append((min(errors, key=lambda a: math.inf if math.isnan(errors[a]) else errors[a]), index))
+        return found[: len(mine)] if len(mine) < len(theirs) else found
 
     def explained(self, index: int) -> int | None:
         """The reference tensor that a port tensor is equal to within the noise, in this or another order; or none."""

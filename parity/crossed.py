@@ -8,6 +8,7 @@ the weights, the numbers cannot tell; the names can: weights whose names fit bet
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from .blame import Blame, Culprit
@@ -84,9 +85,22 @@ class CrossedWeights:
         if first is None or second is None or first not in self.home or second not in self.home:
             return None
         (target, rows), (other, other_rows) = self.home[first], self.home[second]
-        if target != other or (rows < other_rows) == (self.order[first] < self.order[second]):
+        if target != other or (rows < other_rows) == self.comes_first(target, first, second):
             return None
         return self.culprit(target.rpartition(".")[0], first, second)
+
+    def comes_first(self, target: str, first: str, second: str) -> bool:
+        """Whether the rows of ``first`` belong before those of ``second``.
+
+        The merged weight's own name says it where it can (``qkv_proj`` of ``k_proj`` and ``q_proj``); else the order in
+        which the official model holds the two.
+        """
+        merged = target.rpartition(".")[0].rpartition(".")[2]
+        own = [set(re.split(r"[._]", name.rpartition(".")[2])) for name in (first, second)]
+        places = [[merged.find(part) for part in mine - theirs if part in merged] for mine, theirs in (own, own[::-1])]
+        if all(places) and min(places[0]) != min(places[1]):
+            return min(places[0]) < min(places[1])
+        return self.order[first] < self.order[second]
 
     def same(self, a: int, b: int) -> bool:
         """Whether two official tensors hold the same values, in whatever shape and order."""

@@ -17,6 +17,7 @@ import torch
 from .blame import Culprit
 from .boundaries import GROSS, Comparison
 from .children import Child
+from .errors import ParityError
 from .handover import announce
 from .honesty import moved
 from .job import Job
@@ -93,6 +94,16 @@ class Experiments:
         official.process.wait()
         return (self.root / "lab.official" / "forced.json").is_file()
 
+    def reason(self) -> str:
+        """Why the experiments did not begin."""
+        for child in self.children:
+            if child.process.poll() is not None:
+                try:
+                    child.value()
+                except ParityError as error:
+                    return f"{error.what} {error.seen}"
+        return "its tensors are too many."
+
     def _alive(self) -> bool:
         return self.children[1].process.poll() is None
 
@@ -151,7 +162,7 @@ def diagnose(
     experiments = Experiments(spec, job, item, partner)
     try:
         if not experiments.begin():
-            result.notes.append("The port could not be taken apart: its tensors are too many, or a side ended early.")
+            result.notes.append(f"The port could not be taken apart: {experiments.reason()}"[:600])
             return result
         root = job.run_dir
         port, reference = (
@@ -174,7 +185,7 @@ def diagnose(
                 f"Official tensors at {places} do not make the outputs right (logic ratio {free:.3g} -> {mended:.3g})."
             )
         if free > OUTPUT_PASS and len(faults) > 1:
-            faults = [fault for fault in faults if _moves(before, experiments.healed([fault]))] or faults
+            faults = [fault for fault in faults if not _idle(fault, faults, before, experiments, worst_ratio)] or faults
         faults = faults[:_MOST_FAULTS]
         result.culprits = [with_repeats(fault) for fault in faults]
         if with_trials:
@@ -189,9 +200,27 @@ def diagnose(
     return result
 
 
-def _moves(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
-    """Whether official tensors at a place change the outputs at all; at padding that nobody reads they do not."""
-    return not after or moved(after, before)
+def _idle(
+    fault: Fault,
+    faults: list[Fault],
+    before: dict[str, torch.Tensor],
+    experiments: Experiments,
+    worst_ratio: Callable[[dict[str, torch.Tensor]], float],
+) -> bool:
+    """Whether a place plays no part in the failure.
+
+    Nothing changes with official tensors there (padding that nobody reads), or it is a gross difference (`GROSS`) whose
+    repair brings the outputs no nearer, and without whose repair the others suffice: a pair that is none.
+    """
+    after = experiments.healed([fault])
+    if not after:
+        return False
+    if not moved(after, before):
+        return True
+    if not fault.error > GROSS or worst_ratio(after) < 0.999 * worst_ratio(before):
+        return False
+    others = [other for other in faults if other is not fault]
+    return worst_ratio(experiments.healed(others)) <= OUTPUT_PASS
 
 
 def _trial(experiments: Experiments, comparison: Comparison, fault: Fault) -> dict[str, Any]:

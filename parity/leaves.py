@@ -71,23 +71,37 @@ def replace_leaf(value: Any, target: str, change: Callable[[torch.Tensor], torch
 
 
 def swap_leaf(value: Any, target: str, tensor: torch.Tensor, name: str = "") -> Any:
-    """A copy of the containers of ``value`` in which the leaf ``target`` is ``tensor``, in its own shape and dtype."""
+    """``value`` with the leaf ``target`` replaced by ``tensor``, in that leaf's own shape and dtype.
+
+    Tuples and mappings on the way to the leaf are made anew. Lists and dataclasses are changed in place, and what does
+    not hold the leaf stays the same object: models pass caches and metadata around in them and write into them.
+    """
     if isinstance(value, torch.Tensor):
         return tensor.to(value.device, value.dtype).reshape(value.shape) if name == target else value
     if isinstance(value, Mapping):
         changed = {
             key: swap_leaf(item, target, tensor, f"{name}.{key}" if name else str(key)) for key, item in value.items()
         }
+        if all(changed[key] is item for key, item in value.items()):
+            return value
         return changed if type(value) is dict else type(value)(**changed)
     if isinstance(value, (list, tuple)):
         items = [swap_leaf(item, target, tensor, f"{name}[{index}]") for index, item in enumerate(value)]
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*items)
-        return tuple(items) if isinstance(value, tuple) else items
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        if isinstance(value, list):
+            value[:] = items
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         inside = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
         changed = {
             key: swap_leaf(item, target, tensor, f"{name}.{key}" if name else key) for key, item in inside.items()
         }
-        return dataclasses.replace(value, **changed)
+        different = {key: item for key, item in changed.items() if item is not inside[key]}
+        if different and getattr(type(value), "__dataclass_params__").frozen:  # noqa: B009  (not in the stubs)
+            return dataclasses.replace(value, **different)
+        for key, item in different.items():
+            setattr(value, key, item)
+        return value
     return value

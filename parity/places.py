@@ -51,6 +51,8 @@ class Places:
             if child in self.compared:
                 return self.glue(parent, self.calls[child], user, numbers, sure=True)
             if self.made(child, wrong):
+                if self.once_more(child):
+                    return self.blame.extra(child, numbers)
                 if self.given_unknown(child, parent):
                     return self.glue(parent, None, self.calls[child], numbers, sure=False)
                 return self.inside(child, numbers, depth + 1)
@@ -67,6 +69,15 @@ class Places:
         returned = [tensor for _, tensor in self.calls[child].outputs]
         handed_on = any(self.blame.same(a, b) for a in returned for b in wrong)
         return handed_on or self.blame.returned_unknown(child, wrong)
+
+    def once_more(self, child: int) -> bool:
+        """Whether a call is one more than the official model makes of the same module."""
+        call = self.calls[child]
+        pair = self.comparison.pairs.get(call.module)
+        if pair is None or call.occurrence == 0:
+            return False
+        counted = self.comparison.reference_calls
+        return (pair.official, 0) in counted and (pair.official, call.occurrence) not in counted
 
     def given_unknown(self, child: int, parent: int) -> bool:
         """Whether a call without counterpart is given a tensor that its caller made and the official model does not."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import pytest
 import torch
-from fastvideo_port.parity.leaves import leaves, map_tensors, replace_leaf
+from fastvideo_port.parity.leaves import leaves, map_tensors, replace_leaf, swap_leaf
 
 
 @dataclass
@@ -61,3 +62,21 @@ def test_map_and_replace_touch_what_they_name_and_nothing_else() -> None:
         changed = replace_leaf(bundle, name, lambda value: value + 5)
         assert [other for other, after in leaves(changed) if bool((after != 0).any())] == [name]
         assert bool((tensor == 0).all())
+
+
+@dataclasses.dataclass
+class _Metadata:
+    bias: torch.Tensor | None = None
+
+
+def test_swapping_a_leaf_leaves_shared_caches_and_metadata_the_objects_they_are() -> None:
+    """T5 writes its position bias into the metadata of all layers, Wan's VAE its frames into a list of caches."""
+    metadata, cache, new = _Metadata(), [torch.zeros(2), None], torch.ones(3)
+    values = (torch.zeros(3), metadata, cache, {"mask": torch.zeros(1)})
+    swapped = swap_leaf(values, "[0]", new)
+    assert torch.equal(swapped[0], new) and torch.equal(values[0], torch.zeros(3))
+    assert swapped[1] is metadata and swapped[2] is cache and swapped[3] is values[3]
+    assert swap_leaf(values, "[2][0]", torch.ones(2))[2] is cache and torch.equal(cache[0], torch.ones(2))
+    metadata.bias = torch.zeros(2)
+    assert swap_leaf(values, "[1].bias", torch.ones(2))[1] is metadata and torch.equal(metadata.bias, torch.ones(2))
+    assert swap_leaf(values, "[3].mask", torch.ones(1))[3] is not values[3] and float(values[3]["mask"]) == 0
