@@ -61,7 +61,7 @@ SCHEDULER = {
     "timestep_spacing": "linspace",
     "final_sigmas_type": "zero",
 }
-WORDS = "a red fox runs over the snow blurred low quality static two birds fly sea at night slow camera".split()
+WORDS = ["a", "red", "fox", "runs", "over", "the", "snow", "blurred", "low", "quality", "static", "two", "birds", "fly", "sea", "at", "night", "slow", "camera"]
 _SHARD = "800KB"
 _TABLES = ("shared.weight", "relative_attention_bias.weight")
 
