@@ -139,8 +139,9 @@ async def begin(agent: Agent, stage: Stage, show: Show) -> Player:
         "write_plan", scope="Text to video with Wan, at a small size, on the CPU.", components=COMPONENTS, risks=RISKS
     )
     show.edit("registers its model", port_files.register(player.worktree))
-    for component in WITH_WEIGHTS:
-        await player.call("scaffold_component", component=component)
+    await player.call("scaffold_component", component=DIT)
+    tests = [port_files.copy_test(player.worktree, COMPONENTS[0], other) for other in COMPONENTS[1:3]]
+    show.edit("writes the other plain tests after the first", "\n".join(tests), "text")
     for name in (*(item["name"] for item in COMPONENTS), "pipeline"):
         outline = port_files.write_adapter(player.worktree, name)
         if name == DIT:

@@ -61,7 +61,10 @@ SCHEDULER = {
     "timestep_spacing": "linspace",
     "final_sigmas_type": "zero",
 }
-WORDS = ["a", "red", "fox", "runs", "over", "the", "snow", "blurred", "low", "quality", "static", "two", "birds", "fly", "sea", "at", "night", "slow", "camera"]
+WORDS = (
+    *("a", "red", "fox", "runs", "over", "the", "snow", "two", "birds", "fly", "slow", "camera"),
+    *("blurred", "low", "quality", "static"),
+)
 _SHARD = "800KB"
 _TABLES = ("shared.weight", "relative_attention_bias.weight")
 

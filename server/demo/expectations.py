@@ -67,4 +67,4 @@ def expect_closed_by(gate: Mapping[str, Any], file: str, items: tuple[str, ...])
     expect(f"the gate after a change of {file}", {item["id"]: item["state"] for item in gate["items"]}, wanted)
     expect("the gate", gate["gate"], "closed")
     named = {item["id"]: item["changed"] for item in gate["items"] if item["state"] == "stale"}
-    expect("the file that each stale item names", named, dict.fromkeys(named, [f"{file} changed"]))
+    expect("the file that each stale item names", named, {item: [f"{file} changed"] for item in named})

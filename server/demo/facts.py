@@ -101,7 +101,7 @@ def _scheduler(result: Mapping[str, Any]) -> Facts:
 
 def _pipeline(result: Mapping[str, Any]) -> Facts:
     facts = {
-        f"step {row['step']}": f"error {_number(row['error'])}, the official run's own {_number(row['reference_error'])}, "
+        f"step {row['step']}": f"error {_number(row['error'])}, the official {_number(row['reference_error'])}, "
         f"logic {_times(row['logic_ratio'])}, bf16 {_times(row['precision_ratio'])}"
         for row in result["steps"]
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from pathlib import Path
 
 from .mistakes import Mistake
 
 MODEL_NAME = "Wan2.1 tiny"
 MODEL_ID = "fastvideo-port/Wan2.1-T2V-tiny-Diffusers"
-TESTS = "tests/local_tests/wan2_1_tiny"
+TESTS = "tests/local_tests/wan2-1-tiny"
 EXAMPLE = "examples/inference/basic/basic_wan_tiny.py"
 VIDEO = "outputs/wan_tiny.mp4"
 _ADAPTERS = {
@@ -60,6 +61,21 @@ def write_adapter(worktree: Path, name: str) -> str:
         f"def {node.name}({ast.unparse(node.args)}): ...  # {(ast.get_docstring(node) or '').partition(chr(10))[0]}"
         for node in functions
     )
+
+
+def copy_test(worktree: Path, first: Mapping[str, str], other: Mapping[str, str]) -> str:
+    """Write the plain test of component ``other`` after the one that was scaffolded for ``first``; its path."""
+    text = (worktree / TESTS / f"test_{first['name']}_parity.py").read_text(encoding="utf-8")
+    for field in ("official", "port"):
+        text = text.replace(first[field], other[field]).replace(_package(first[field]), _package(other[field]))
+    path = f"{TESTS}/test_{other['name']}_parity.py"
+    _write(worktree / path, text.replace(first["name"], other["name"]))
+    return path
+
+
+def _package(path: str) -> str:
+    """The last words of the scaffold's first sentence name the official package."""
+    return f"FastVideo and {path.partition('.')[0]}."
 
 
 def write_example(worktree: Path) -> None:
