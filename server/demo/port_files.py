@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def copy_test(worktree: Path, first: Mapping[str, str], other: Mapping[str, str]
     for field in ("official", "port"):
         text = text.replace(first[field], other[field]).replace(_package(first[field]), _package(other[field]))
     path = f"{TESTS}/test_{other['name']}_parity.py"
-    _write(worktree / path, text.replace(first["name"], other["name"]))
+    # Not part of a longer word: "transformer" stands in "transformers".
+    _write(worktree / path, re.sub(rf"(?<![a-z]){first['name']}(?![a-z])", other["name"], text))
     return path
 
 

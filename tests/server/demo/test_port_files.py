@@ -64,3 +64,23 @@ def test_the_person_sees_the_dialogue_and_the_answer_says_who_gave_it(tmp_path: 
     assert answer.action == "accept" and answer.content == {"decision": "approve", "note": NOTE}
     shown = (tmp_path / "out.txt").read_text()
     assert "Please review" in shown and "more lines" in shown and "script" in shown
+
+
+def test_a_test_written_after_another_names_its_own_classes(tmp_path: Path) -> None:
+    """check_integration looks for both classes in the test of each component."""
+    from fastvideo_port.port.templates import render
+
+    first, _, encoder = acts.COMPONENTS[:3]
+    sides = {}
+    for side in ("official", "port"):
+        module, _, name = first[side].rpartition(".")
+        sides[side] = {"path": first[side], "module": module, "name": name}
+    common = {"component": "transformer", "kind": "dit", "weights": "w", "patches": True}
+    text = render("scaffold/test.py.j2", **common, **sides, adapter_stem="parity_transformer")
+    folder = tmp_path / port_files.TESTS
+    folder.mkdir(parents=True)
+    (folder / "test_transformer_parity.py").write_text(text, encoding="utf-8")
+    found = (tmp_path / port_files.copy_test(tmp_path, first, encoder)).read_text(encoding="utf-8")
+    assert encoder["official"] in found and encoder["port"] in found and 'HERE / "parity_text_encoder.py"' in found
+    assert "diffusers" not in found and "WanTransformer3DModel" not in found and "FastVideo and transformers." in found
+    ast.parse(found)
