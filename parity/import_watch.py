@@ -24,6 +24,7 @@ VARIABLE = "FASTVIDEO_PORT_WATCH"
 MEDIA = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".gif", ".m4v", ".png", ".jpg", ".jpeg", ".webp")
 VIDEOS = MEDIA[:7]
 FOREIGN = ("diffusers", "transformers")
+_STAGES = ("fastvideo.pipelines.stages.denoising", "fastvideo.pipelines.stages.decoding")
 _LONGEST = 4000
 
 
@@ -117,6 +118,17 @@ def is_model_file(package: str, inner: str) -> bool:
     return inner.startswith("models/") and os.path.basename(inner).startswith("modeling_")
 
 
+class _CpuAutocast:
+    """``torch``, as a stage sees it whose autocast on cuda has to be the CPU's."""
+
+    def __getattr__(self, name: str) -> Any:
+        import torch
+
+        if name != "autocast":
+            return getattr(torch, name)
+        return lambda device_type, **options: torch.autocast(device_type="cpu", **options)
+
+
 class Patcher(importlib.abc.MetaPathFinder):
     """Applies the port's environment patches to FastVideo's modules, right after each has been executed."""
 
@@ -150,6 +162,8 @@ class Patcher(importlib.abc.MetaPathFinder):
         found = set()
         if "cpu-attention" in self.names:
             found.add("fastvideo.platforms.cpu")
+        if "cpu-autocast" in self.names:
+            found |= set(_STAGES)
         if "cpu-device" in self.names:
             loader = "fastvideo.models.loader.component_loader"
             found |= {"fastvideo.distributed", "fastvideo.distributed.parallel_state", loader}
@@ -159,6 +173,9 @@ class Patcher(importlib.abc.MetaPathFinder):
         if module.__name__ == "fastvideo.platforms.cpu":
             backend = "fastvideo.attention.backends.sdpa.SDPABackend"
             module.CpuPlatform.get_attn_backend_cls = classmethod(lambda cls, *args, **kwargs: backend)
+            return
+        if module.__name__ in _STAGES:
+            module.torch = _CpuAutocast()  # type: ignore[attr-defined]
             return
         import torch
 

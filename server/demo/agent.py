@@ -1,4 +1,4 @@
-"""The demo's agent: an MCP client on stdio that calls the tools of a real server process."""
+"""The demo's agent: an MCP client on stdio that calls the tools of a real server process, and can ask a person."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
+from .person import Person
 from .show import Show
 
 _POLL_S = 45
@@ -76,5 +77,5 @@ async def connected(home: Path, cwd: Path, log: Path, show: Show) -> AsyncIterat
         command=sys.executable, args=["-m", "fastvideo_port.server", "serve"], env=environment, cwd=cwd
     )
     with log.open("w", encoding="utf-8") as errors:
-        async with Client(stdio_client(server, errlog=errors)) as client:
+        async with Client(stdio_client(server, errlog=errors), elicitation_callback=Person(show)) as client:
             yield Agent(client, show)

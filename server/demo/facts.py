@@ -83,6 +83,79 @@ def _case(case: Mapping[str, Any]) -> str:
     )
 
 
+def _scaffold(result: Mapping[str, Any]) -> Facts:
+    return {"written": ", ".join(result["written"]), "to fill in": f"{len(result['fill_in'])} marked places"}
+
+
+def _scheduler(result: Mapping[str, Any]) -> Facts:
+    tables, steps = result["tables"], result["steps"]
+    equal = sum(row["first_index"] is None for row in tables)
+    ratios = [row["worst_ratio"] for row in steps if row["worst_ratio"] is not None]
+    return {
+        "tables": f"{equal} of {len(tables)} sigma and timestep tables equal, to the last bit",
+        "rollouts": f"{sum(row['verdict'] == 'pass' for row in steps)} of {len(steps)} pass, the worst at "
+        f"{_times(max(ratios, default=None))} the official scheduler's own rounding",
+        "cause": str(result["cause"]),
+    }
+
+
+def _pipeline(result: Mapping[str, Any]) -> Facts:
+    facts = {
+        f"step {row['step']}": f"error {_number(row['error'])}, the official {_number(row['reference_error'])}, "
+        f"logic {_times(row['logic_ratio'])}, bf16 {_times(row['precision_ratio'])}"
+        for row in result["steps"]
+    }
+    for row in result["ends"]:
+        facts[str(row["name"])] = f"error {_number(row['error'])}, logic {_times(row['logic_ratio'])}"
+    facts["stages alone"] = ", ".join(f"{row['name']} {row['verdict']}" for row in result["stages"])
+    test = result["self_test"]
+    facts["self-test"] = f"{len(test['red'])} of {len(test['red']) + len(test['not_red'])} perturbations turned it red"
+    facts["guilty"] = ", ".join(result["guilty"]) or "none"
+    facts["notes"] = "\n".join(result["notes"])
+    return facts
+
+
+def _example(result: Mapping[str, Any]) -> Facts:
+    video, details = result["video"], result["details"]
+    return {
+        "video": f"{video['path']}: {video['frames']} frames of {video['width']}x{video['height']}, "
+        f"{_number(video['fps'])} fps, {video['codec']}"
+        if video
+        else "none",
+        "script": f"exit code {details['exit_code']} after {details['seconds']} s",
+        "findings": "\n".join(f"{row['effect']}: {row['message']}" for row in result["findings"]),
+        "contact sheet": str((result["contact_sheet"] or {}).get("path", "")),
+        "why": str(details["why"]),
+        "log": str(details["log"]),
+    }
+
+
+def _approval(result: Mapping[str, Any]) -> Facts:
+    return {"why": str(result["why"]), "how": "\n".join(result["how"])}
+
+
+def _step(result: Mapping[str, Any]) -> Facts:
+    return {"step": f"{result['step']['id']}: {result['step']['state']}", "blocked by": "\n".join(result["blocked_by"])}
+
+
+def _integration(result: Mapping[str, Any]) -> Facts:
+    def rows(kind: str) -> str:
+        return "\n".join(f"{row['id']} {row['where']}: {row['what']}" for row in result[kind][:6])
+
+    found = dict.fromkeys(str(row["id"]) for row in result["found"])
+    return {"found": ", ".join(found), "missing": rows("missing"), "wrong": rows("wrong")}
+
+
+def _report(result: Mapping[str, Any]) -> Facts:
+    return {
+        "progress": "\n".join(result["progress"]),
+        "parity": "\n".join(result["parity"]),
+        "residual risks": "\n".join(result["residual_risks"]),
+        "html": str(result["html"]),
+        "markdown": str(result["markdown"]),
+    }
+
+
 def _ssim(result: Mapping[str, Any]) -> Facts:
     return {name: _number(result[name]) for name in ("mean", "min", "threshold") if result.get(name) is not None}
 
@@ -102,6 +175,14 @@ _FACTS: dict[str, Callable[[Mapping[str, Any]], Facts]] = {
     "write_plan": _plan,
     "check_mapping": _mapping,
     "run_component_parity": _parity,
+    "scaffold_component": _scaffold,
+    "check_scheduler": _scheduler,
+    "run_pipeline_parity": _pipeline,
+    "run_example": _example,
+    "request_approval": _approval,
+    "update_step": _step,
+    "check_integration": _integration,
+    "final_report": _report,
     "run_ssim": _ssim,
     "gate_status": _gate,
 }

@@ -1,4 +1,4 @@
-"""The two mistakes that the demo's agent makes in its copy of FastVideo, and takes back."""
+"""What the demo's agent gets wrong in its copy of FastVideo, and takes back."""
 
 from __future__ import annotations
 
@@ -76,3 +76,19 @@ EPSILON = Mistake(
     right="x = x * torch.rsqrt(variance + self.variance_epsilon)",
     wrong="x = x * torch.rsqrt(variance + 1e-5)",
 )
+
+GUIDANCE = Mistake(
+    name="one character: the guidance is subtracted",
+    file="fastvideo/pipelines/stages/denoising.py",
+    right="noise_pred = noise_pred_uncond + current_guidance_scale * (noise_pred_text -",
+    wrong="noise_pred = noise_pred_uncond - current_guidance_scale * (noise_pred_text -",
+)
+"""In a file that the pipelines run; made when the gate is open."""
+
+ELSEWHERE = Mistake(
+    name="a change in a model that this port does not use",
+    file="fastvideo/models/dits/hunyuanvideo.py",
+    right="class HunyuanVideoTransformer3DModel(",
+    wrong="# Touched.\nclass HunyuanVideoTransformer3DModel(",
+)
+"""In a file that no run imported."""

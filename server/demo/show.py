@@ -20,6 +20,7 @@ from .facts import facts_of
 _COLOURS = {
     "pass": "green",
     "open": "green",
+    "approved": "green",
     "done": "green",
     "fail": "red",
     "error": "red",
@@ -79,7 +80,7 @@ class Show:
     def call(self, tool: str, arguments: Mapping[str, Any], result: Mapping[str, Any], seconds: float) -> None:
         """A tool call: its arguments, the verdict and the facts that carry it, and the time it took."""
         self.steps += 1
-        verdict = str(result.get("verdict") or result.get("gate") or "done")
+        verdict = str(result.get("verdict") or result.get("gate") or result.get("decision") or "done")
         title = Text.assemble((f"{self.steps} · {tool}", "bold"), "  ", (f" {verdict} ", _badge(verdict)))
         given = {name: _shown(value) for name, value in arguments.items() if name != "port_id"}
         parts: list[RenderableType] = [_grid(given, "dim"), Text()] if given else []

@@ -167,6 +167,26 @@ if __name__ == "__main__":
     assert {f"worktree:{DIT}", "worktree:examples_helper.py"} <= set(entry.depends_on)
 
 
+_STAGE = """
+import torch
+
+def dtype():
+    with torch.autocast(device_type="cuda", dtype=torch.bfloat16, enabled=True):
+        return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+"""
+
+
+@pytest.mark.parametrize(("patches", "verdict"), [([], "fail"), (["cpu-autocast"], "pass")])
+def test_the_autocast_patch_holds_in_an_example_too(example: Example, patches: list[str], verdict: str) -> None:
+    for folder in ("fastvideo/pipelines", "fastvideo/pipelines/stages"):
+        example.write(f"{folder}/__init__.py", "")
+    example.write("fastvideo/pipelines/stages/denoising.py", _STAGE)
+    check = "import fastvideo.pipelines.stages.denoising as d; assert 'bfloat16' in str(d.dtype())\npixels = frames()"
+    example.ctx.ports.update(PORT, lambda old: old.model_copy(update={"environment_patches": patches}))
+    result = example.run(example.script("pixels = frames()", check))
+    assert result.verdict == verdict, result
+
+
 def test_no_video_is_said(example: Example) -> None:
     result = example.run(example.script("write(path, pixels)", "pass"))
     assert result.verdict == "fail" and codes(result) == ["no-video"] and result.video is None

@@ -17,7 +17,7 @@ def _tensors(checkpoint: Path) -> dict[str, object]:
 
     return {
         name: tensor
-        for shard in sorted((checkpoint / "transformer").glob("*.safetensors"))
+        for shard in sorted(checkpoint.glob("*/*.safetensors"))
         for name, tensor in load_file(shard).items()
     }
 
@@ -28,12 +28,19 @@ def test_layout_is_diffusers_with_an_index_and_several_shards(wan_checkpoint: Pa
     shards = sorted(path.name for path in transformer.glob("*.safetensors"))
     assert len(shards) >= 2
     assert sorted(set(index["weight_map"].values())) == shards
-    assert set(index["weight_map"]) == set(_tensors(wan_checkpoint))
+    assert set(index["weight_map"]) <= set(_tensors(wan_checkpoint))
     assert json.loads((wan_checkpoint / "model_index.json").read_text())["transformer"] == [
         "diffusers",
         "WanTransformer3DModel",
     ]
     assert json.loads((transformer / "config.json").read_text())["_class_name"] == "WanTransformer3DModel"
+
+
+def test_every_component_of_a_text_to_video_pipeline_is_there(wan_checkpoint: Path) -> None:
+    index = json.loads((wan_checkpoint / "model_index.json").read_text())
+    components = {name for name in index if not name.startswith("_")}
+    assert components == {"transformer", "vae", "text_encoder", "tokenizer", "scheduler"}
+    assert all((wan_checkpoint / name).is_dir() for name in components)
 
 
 def test_norms_are_not_ones_and_biases_not_zeros(wan_checkpoint: Path) -> None:
@@ -52,7 +59,7 @@ def test_the_same_seed_gives_the_same_bytes(wan_checkpoint: Path, fastvideo_pyth
         command = [str(fastvideo_python), str(ROOT / "server" / "demo" / "checkpoint.py"), str(folder), seed]
         subprocess.run(command, check=True, capture_output=True)
         pairs = [
-            (path.read_bytes(), (folder / "transformer" / path.name).read_bytes())
-            for path in (wan_checkpoint / "transformer").glob("*.safetensors")
+            (path.read_bytes(), (folder / path.relative_to(wan_checkpoint)).read_bytes())
+            for path in wan_checkpoint.glob("*/*.safetensors")
         ]
         assert all(first == second for first, second in pairs) is same

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from fastvideo_port.port.errors import PortError
-from fastvideo_port.server.demo.mistakes import EPSILON, SCALE_SHIFT, Mistake
+from fastvideo_port.server.demo.mistakes import ELSEWHERE, EPSILON, GUIDANCE, SCALE_SHIFT, Mistake
 
 
-@pytest.mark.parametrize("mistake", [SCALE_SHIFT, EPSILON], ids=lambda mistake: mistake.file)
+@pytest.mark.parametrize("mistake", [SCALE_SHIFT, EPSILON, GUIDANCE], ids=lambda mistake: mistake.file)
 def test_a_mistake_changes_one_line_and_its_repair_changes_it_back(mistake: Mistake, fastvideo_repo: Path) -> None:
     diff = mistake.plant(fastvideo_repo)
     changed = [line for line in diff.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
@@ -38,3 +38,16 @@ def test_a_fastvideo_without_the_line_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PortError, match="pinned FastVideo wheel"):
         EPSILON.plant(tmp_path)
     assert file.read_text() == "x = 1\n"
+
+
+def test_the_last_mistake_is_one_character() -> None:
+    assert len(GUIDANCE.right) == len(GUIDANCE.wrong)
+    assert sum(a != b for a, b in zip(GUIDANCE.right, GUIDANCE.wrong, strict=True)) == 1
+
+
+def test_a_change_elsewhere_is_taken_back_whole(fastvideo_repo: Path) -> None:
+    before = (fastvideo_repo / ELSEWHERE.file).read_bytes()
+    ELSEWHERE.plant(fastvideo_repo)
+    assert (fastvideo_repo / ELSEWHERE.file).read_bytes() != before
+    ELSEWHERE.repair(fastvideo_repo)
+    assert (fastvideo_repo / ELSEWHERE.file).read_bytes() == before

@@ -1,0 +1,289 @@
+"""What the demo's agent does, act by act: each calls tools and goes on only if they say what they must."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...port.errors import PortError
+from . import papers, port_files
+from .agent import Agent
+from .expectations import Unexpected, expect, expect_closed_by, expect_open, expect_place, state_of
+from .mistakes import ELSEWHERE, EPSILON, GUIDANCE, SCALE_SHIFT, Mistake
+from .show import Show
+
+PATCHES = ["cpu-attention", "cpu-device", "cpu-autocast", "denoising-dtype"]
+DIT = "transformer"
+WITH_WEIGHTS = (DIT, "vae", "text_encoder")
+COMPONENTS = [
+    {
+        "name": DIT,
+        "kind": "dit",
+        "official": "diffusers.WanTransformer3DModel",
+        "port": "fastvideo.models.dits.wanvideo.WanTransformer3DModel",
+    },
+    {
+        "name": "vae",
+        "kind": "vae",
+        "official": "diffusers.AutoencoderKLWan",
+        "port": "fastvideo.models.vaes.wanvae.AutoencoderKLWan",
+    },
+    {
+        "name": "text_encoder",
+        "kind": "encoder",
+        "official": "transformers.UMT5EncoderModel",
+        "port": "fastvideo.models.encoders.t5.UMT5EncoderModel",
+    },
+    {
+        "name": "scheduler",
+        "kind": "scheduler",
+        "official": "diffusers.UniPCMultistepScheduler",
+        "port": "fastvideo.models.schedulers.scheduling_flow_unipc_multistep.FlowUniPCMultistepScheduler",
+    },
+]
+RISKS = [
+    "FastVideo's pipeline shifts the schedule's first sigma twice; diffusers shifts it once.",
+    "diffusers cleans prompts (ftfy, html.unescape) before the tokenizer; FastVideo does not.",
+]
+# FastVideo imports its pipelines with its models, so every run depends on a file of the denoising stage.
+MEASURED = ("mapping-reviewed", "keys", "component-parity", "pipeline-parity", "ssim", "example")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where one run of the demo stands.
+
+    Attributes:
+        folder: Everything that this run makes.
+        fastvideo_python: FastVideo's interpreter.
+        repository: The FastVideo repository made from the wheel.
+        checkpoint: The small official checkpoint.
+    """
+
+    folder: Path
+    fastvideo_python: Path
+    repository: Path
+    checkpoint: Path
+
+
+@dataclass(frozen=True)
+class Player:
+    """The agent at work on its port.
+
+    Attributes:
+        agent: Calls the tools.
+        show: Where all is shown.
+        stage: What the demo began with.
+        port_id: Of the port.
+        worktree: Where the agent writes.
+    """
+
+    agent: Agent
+    show: Show
+    stage: Stage
+    port_id: str
+    worktree: Path
+
+    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool of this port."""
+        return await self.agent.call(tool, port_id=self.port_id, **arguments)
+
+    async def verdict(self, wanted: str, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool whose verdict is known.
+
+        Raises:
+            Unexpected: It is another one.
+        """
+        result = await self.call(tool, **arguments)
+        expect(f"{tool} {' '.join(str(value) for value in arguments.values())}".strip(), result["verdict"], wanted)
+        return result
+
+
+async def play(agent: Agent, stage: Stage, show: Show) -> None:
+    """All acts in their order.
+
+    Raises:
+        Unexpected: The server said something else than is true.
+        ToolRefused: A tool ended in an error.
+        PortError: Something is not as it must be on this machine.
+    """
+    player = await begin(agent, stage, show)
+    await mistakes(player)
+    await components(player)
+    await approvals(player)
+    await pipeline(player)
+    await videos(player)
+    await documents(player)
+    await end(player)
+    await staleness(player)
+
+
+async def begin(agent: Agent, stage: Stage, show: Show) -> Player:
+    """Workspace, weights, plan, and what the agent writes first."""
+    show.headline("A workspace, the weights, a plan")
+    made = await agent.call(
+        "create_worktree",
+        model_name=port_files.MODEL_NAME,
+        fastvideo_repo=str(stage.repository),
+        python=str(stage.fastvideo_python),
+        environment_patches=PATCHES,
+        goal="Wan's text to video in FastVideo, numerically equal to diffusers'",
+    )
+    player = Player(agent, show, stage, str(made["port_id"]), Path(made["worktree"]))
+    weights = await player.call("fetch_weights", source=str(stage.checkpoint))
+    expect("needs_conversion of a checkpoint in Diffusers layout", weights["needs_conversion"], False)
+    expect("unsafe files in the checkpoint", weights["unsafe_files"], [])
+    await player.call(
+        "write_plan", scope="Text to video with Wan, at a small size, on the CPU.", components=COMPONENTS, risks=RISKS
+    )
+    show.edit("registers its model", port_files.register(player.worktree))
+    await player.call("scaffold_component", component=DIT)
+    tests = [port_files.copy_test(player.worktree, COMPONENTS[0], other) for other in COMPONENTS[1:3]]
+    show.edit("writes the other plain tests after the first", "\n".join(tests), "text")
+    for name in (*(item["name"] for item in COMPONENTS), "pipeline"):
+        outline = port_files.write_adapter(player.worktree, name)
+        if name == DIT:
+            show.edit(f"writes the adapters, the first is {port_files.adapter(name)}", outline, "python")
+    return player
+
+
+async def mistakes(player: Player) -> None:
+    """Two mistakes in the transformer: each is red at its place, and green once it is repaired."""
+    player.show.headline("First attempt: scale and shift swapped")
+    player.show.edit(f"makes a mistake: {SCALE_SHIFT.name}", SCALE_SHIFT.plant(player.worktree))
+    await player.verdict("pass", "check_mapping", component=DIT)  # the mistake is in no weight
+    await _red(player, SCALE_SHIFT, modules=("blocks.0",))
+    await player.verdict("pass", "run_component_parity", component=DIT, cases=["small"], seeds=[0])
+
+    player.show.headline("Second attempt: an epsilon that the old 1e-4 rule lets through")
+    player.show.edit(f"makes a mistake: {EPSILON.name}", EPSILON.plant(player.worktree))
+    red = await _red(player, EPSILON, modules=("norm_q", "norm_k"))
+    expect("the old 1e-4 rule on every case", {case["strict"] for case in red["cases"]}, {True})
+    await player.verdict("pass", "run_component_parity", component=DIT)
+    stale = await player.call("gate_status")
+    expect("the mapping's evidence after an edit of the file that it stands on", state_of(stale, "keys"), "stale")
+    changed = next(item["changed"] for item in stale["items"] if item["id"] == "keys")
+    expect("the file that made the mapping stale", changed, [f"{SCALE_SHIFT.file} changed"])
+    await player.verdict("pass", "check_mapping", component=DIT)
+
+
+async def _red(player: Player, mistake: Mistake, modules: tuple[str, ...]) -> dict[str, Any]:
+    """Parity must be red with the place of the planted ``mistake``, which is then repaired; the red result."""
+    red = await player.verdict("fail", "run_component_parity", component=DIT)
+    expect_place(red, mistake, mistake.line(player.worktree), modules)
+    player.show.edit("repairs the place that was named", mistake.repair(player.worktree))
+    return red
+
+
+async def components(player: Player) -> None:
+    """The other components, each proven against its official class."""
+    player.show.headline("The VAE, the text encoder, the scheduler")
+    for component in WITH_WEIGHTS[1:]:
+        await player.verdict("pass", "check_mapping", component=component)
+        await player.verdict("pass", "run_component_parity", component=component)
+    await player.verdict("pass", "check_scheduler", official="scheduler")
+
+
+async def approvals(player: Player) -> None:
+    """A person reviews each mapping, asked in the client."""
+    player.show.headline("A person reviews the mappings")
+    for component in WITH_WEIGHTS:
+        step = f"mapping-{component}"
+        words = f"Every tensor of {component} arrived by value; please review the rules that carry it."
+        result = await player.call("request_approval", step_id=step, summary=words)
+        expect(f"the decision on {step}", result["decision"], "approved")
+        moved = await player.call("update_step", step_id=step, state="done")
+        expect(f"update_step {step}", (moved["moved"], moved["blocked_by"]), (True, []))
+
+
+async def pipeline(player: Player) -> None:
+    """The whole pipeline, from the same noise."""
+    player.show.headline("The whole pipeline")
+    result = await player.verdict("pass", "run_pipeline_parity")
+    expect("the stages that differ", result["guilty"], [])
+    expect("the self-test of the pipelines", result["self_test"]["passed"], True)
+
+
+async def videos(player: Player) -> None:
+    """The example's video, and how like the official one it is."""
+    player.show.headline("A video, and the official one")
+    port_files.write_example(player.worktree)
+    player.show.edit("writes the example", port_files.EXAMPLE, "text")
+    arguments = ["--model", str(player.stage.checkpoint), "--output", port_files.VIDEO]
+    await player.verdict("pass", "run_example", script=port_files.EXAMPLE, args=arguments)
+    official = player.stage.folder / "official video" / "wan.mp4"
+    player.show.edit("runs the official pipeline, with the same weights, prompt and noise", str(official), "text")
+    _official_video(player.stage, official)
+    await player.verdict("pass", "run_ssim", reference=str(official), candidate=port_files.VIDEO, metric="ssim")
+
+
+def _official_video(stage: Stage, target: Path) -> None:
+    script = Path(__file__).with_name("written") / "official_video.py"
+    done = subprocess.run(
+        [str(stage.fastvideo_python), str(script), str(stage.checkpoint), str(target)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise PortError(
+            "The official pipeline wrote no video.",
+            seen=done.stderr.strip()[-600:],
+            fix="Run `make setup`, and check that the disk has room.",
+        )
+
+
+async def documents(player: Player) -> None:
+    """The papers of the port: asked for first, then written from what was measured."""
+    player.show.headline("The documents")
+    lacking = await player.verdict("fail", "check_integration")
+    expect(
+        "what the integration lacks before the documents are written",
+        sorted({row["id"] for row in lacking["missing"]} - {"ssim-test"}),
+        ["docs-matrix", "docs-page", "port-status"],
+    )
+    written = papers.write(player.worktree, player.port_id)
+    player.show.edit("writes the documents, with what the example measured", "\n".join(written), "text")
+    await player.verdict("pass", "check_integration")
+
+
+async def end(player: Player) -> None:
+    """The open gate and the report."""
+    player.show.headline("The gate")
+    gate = await player.call("gate_status")
+    player.show.gate(gate)
+    expect_open(gate)
+    report = await player.call("final_report")
+    expect("the report's gate", report["gate"], "open")
+    player.show.note("what stays", places(report, player))
+
+
+def places(report: dict[str, Any], player: Player) -> dict[str, str]:
+    """Where to look afterwards.
+
+    Raises:
+        Unexpected: A file that the report names is not there.
+    """
+    found = {"report": Path(report["html"]), "as Markdown": Path(report["markdown"])}
+    for path in found.values():
+        if not path.is_file():
+            raise Unexpected(f"The report is not there.\nSeen: {str(path)!r}\nExpected: a file")
+    log = player.stage.folder / "server.log"
+    return {"worktree": str(player.worktree), **{k: str(v) for k, v in found.items()}, "server's log": str(log)}
+
+
+async def staleness(player: Player) -> None:
+    """One character closes the gate, and the same character opens it; a file that no run imported does neither."""
+    player.show.headline("One character")
+    player.show.edit(GUIDANCE.name, GUIDANCE.plant(player.worktree))
+    gate = await player.call("gate_status")
+    player.show.gate(gate)
+    expect_closed_by(gate, GUIDANCE.file, MEASURED)
+    player.show.edit("changes it back", GUIDANCE.repair(player.worktree))
+    expect_open(await player.call("gate_status"), "the gate with the file as it was measured")
+    player.show.edit(ELSEWHERE.name, ELSEWHERE.plant(player.worktree))
+    expect_open(await player.call("gate_status"), "the gate after a change in a file that no run imported")
+    ELSEWHERE.repair(player.worktree)
