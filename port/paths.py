@@ -12,6 +12,9 @@ from .errors import PortError
 MAX_PATH = 4096
 """Longest path that is looked at, in characters."""
 
+MAX_COMPONENT = 255
+"""Longest name of one file or folder, in bytes: no usual file system has a longer one."""
+
 Kind = Literal["file", "folder", "any"]
 
 
@@ -19,7 +22,7 @@ def check_text(argument: str, name: str = "path") -> str:
     """Return ``argument`` if it can be a path at all.
 
     Raises:
-        PortError: It is empty, holds a NUL or another control character, or is overlong.
+        PortError: It is empty, holds a NUL or another control character, or it or one of its parts is overlong.
     """
     if not argument.strip():
         raise PortError(f"The argument {name} is empty.", seen=f"{name}={argument[:80]!r}", fix="Give a path.")
@@ -28,6 +31,13 @@ def check_text(argument: str, name: str = "path") -> str:
             f"The path in {name} is too long.",
             seen=f"{len(argument)} characters, beginning {argument[:60]!r}",
             fix=f"Give a path of at most {MAX_PATH} characters.",
+        )
+    longest = max(argument.split("/"), key=len)
+    if len(longest.encode("utf-8", "surrogatepass")) > MAX_COMPONENT:
+        raise PortError(
+            f"The path in {name} holds a name that is too long.",
+            seen=f"{len(longest)} characters, beginning {longest[:60]!r}",
+            fix=f"Give a path whose parts have at most {MAX_COMPONENT} bytes each; no file has a longer name.",
         )
     if any(ord(char) < 32 or ord(char) == 127 for char in argument):
         raise PortError(
