@@ -224,8 +224,9 @@ def _meaning(place: Place) -> Iterator[tuple[str, str, str, Any]]:
     ):
         yield "fetch_official_repo", "revision", f"revision {revision!r}", revision
         yield "fetch_weights", "revision", f"revision {revision!r}", revision
-    for source in ("../../x", "org/..", "a/b/c", "ORG//x", "org/name.git", "org/na--me", "/dev/zero", "/proc/self/environ",
-                   str(place.outside), "~/x", "pipe", "file:///etc", "https://huggingface.co/org/name"):  # fmt: skip
+    for source in ("../../x", "org/..", "a/b/c", "ORG//x", "org/name.git", "org/na--me", "/dev/zero",
+                   "/proc/self/environ", str(place.outside), "~/x", "pipe",
+                   "file:///etc", "https://huggingface.co/org/name"):  # fmt: skip
         yield "fetch_weights", "source", f"source {source[-20:]!r}", source
     for patterns in ([""], [], ["\x1b[2J"], ["x" * 5000], ["../*"], ["*" * 200], [7]):
         yield "fetch_weights", "allow_patterns", f"patterns {str(patterns)[:16]}", patterns
