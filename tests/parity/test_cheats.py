@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastvideo_port.parity import children
 from fastvideo_port.parity.errors import ParityError
 
 
@@ -27,6 +25,7 @@ def _sibling(name: str) -> Any:
     return sys.modules[f"_parity_{name}"]
 
 
+pytestmark = pytest.mark.usefixtures("warm_sides")
 lab = _sibling("lab")
 
 
@@ -361,13 +360,6 @@ def call_official(model, inputs, ctx):
 }
 
 
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    process = _sibling("warm").Warm(tmp_path_factory.mktemp("w"))
-    yield process
-    process.close()
-
-
 def _compare(root: Path, cheat: Cheat) -> Any:
     port = lab.edited(lab.PORT, *cheat.port)
     settings = {"cases": ["small"], **cheat.settings}
@@ -375,18 +367,14 @@ def _compare(root: Path, cheat: Cheat) -> Any:
     return lab.Lab(root, port=port, adapter=adapter + cheat.adapter, **settings).run()
 
 
-def test_without_a_cheat_it_passes(tmp_path: Path, warm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children.subprocess, "Popen", warm.popen)
+def test_without_a_cheat_it_passes(tmp_path: Path) -> None:
     result = _compare(tmp_path, Cheat(""))
     assert result.verdict == "pass" and not result.codes, result.explain()
 
 
 @pytest.mark.parametrize("name", CHEATS)
-def test_a_cheat_is_named_and_does_not_pass(
-    name: str, tmp_path: Path, warm: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cheat_is_named_and_does_not_pass(name: str, tmp_path: Path) -> None:
     cheat = CHEATS[name]
-    monkeypatch.setattr(children.subprocess, "Popen", warm.popen)
     try:
         result = _compare(tmp_path, cheat)
     except ParityError as error:

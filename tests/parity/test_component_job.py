@@ -20,6 +20,7 @@ def _sibling(name: str) -> object:
     return sys.modules[f"_parity_{name}"]
 
 
+pytestmark = pytest.mark.usefixtures("warm_sides")
 lab = _sibling("lab")
 Edit = tuple[str, str]
 

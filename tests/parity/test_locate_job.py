@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastvideo_port.parity import children
 from fastvideo_port.parity.locate_job import locate
 
 
@@ -32,19 +31,11 @@ BY_HAND = (
 )
 
 
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    process = _sibling("warm").Warm(tmp_path_factory.mktemp("w"))
-    yield process
-    process.close()
-
-
 @pytest.fixture
-def climb(tmp_path: Path, warm: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, dict[str, str]]]:
+def climb(tmp_path: Path, warm_sides: None) -> Callable[..., tuple[Any, dict[str, str]]]:
     """Runs the job on an edited port; its result, and the states of the rungs."""
 
     def run(*edits: tuple[str, str], **settings: Any) -> tuple[Any, dict[str, str]]:
-        monkeypatch.setattr(children.subprocess, "Popen", warm.popen)
         port = lab.edited(lab.PORT, *edits)
         result = lab.Lab(tmp_path, port=port, cases=["small"], trials=True, job=locate, **settings).run()
         return result, {row["rung"]: row["state"] for row in result.value["ladder"]}

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 
 def _lab() -> ModuleType:
     name = "_parity_lab"
@@ -18,6 +20,7 @@ def _lab() -> ModuleType:
     return sys.modules[name]
 
 
+pytestmark = pytest.mark.usefixtures("warm_sides")
 lab = _lab()
 
 # Timesteps near 1000 turn the last bit of a frequency into 1e-5 of an angle.

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def _lab() -> Any:
     spec = importlib.util.spec_from_file_location("_parity_lab", Path(__file__).with_name("lab.py"))
@@ -17,6 +19,7 @@ def _lab() -> Any:
     return sys.modules[spec.name]
 
 
+pytestmark = pytest.mark.usefixtures("warm_sides")
 lab = _lab()
 SCRAMBLED = """
 def load_official(ctx, honest=load_official):
