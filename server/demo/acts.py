@@ -10,7 +10,7 @@ from typing import Any
 from ...port.errors import PortError
 from . import papers, port_files
 from .agent import Agent
-from .expectations import Unexpected, expect, expect_closed_by, expect_open, expect_place, state_of
+from .expectations import Unexpected, expect, expect_closed_by, expect_open, expect_place
 from .mistakes import ELSEWHERE, EPSILON, GUIDANCE, SCALE_SHIFT, Mistake
 from .show import Show
 
