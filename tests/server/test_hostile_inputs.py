@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -71,6 +72,13 @@ class Stage:
                 # A folder's own time changes when an allowed folder is made beside its files.
                 when = 0 if stat.S_ISDIR(about.st_mode) else about.st_mtime_ns
                 found[str(path)] = f"{about.st_mode} {about.st_size if when else 0} {when} {content}"
+        return found
+
+    def left_behind(self) -> list[str]:
+        """Processes that do not go away: a supervisor ends a moment after it has noted the end of its run."""
+        patience = time.monotonic() + 60
+        while (found := self.processes()) and time.monotonic() < patience:
+            time.sleep(0.1)
         return found
 
     def processes(self) -> list[str]:
@@ -186,7 +194,7 @@ def test_every_hostile_call_ends_in_our_words_and_touches_nothing_else(
         failures += [f"{case.label}: {line}" for line in wrong]
         before = after
     stage.stop_runs()
-    failures += [f"left behind: {line}" for line in stage.processes()]
+    failures += [f"left behind: {line}" for line in stage.left_behind()]
     logged = caplog.text
     failures += [f"logged {word}" for word in (CANARY, TOKEN, PASSWORD) if word in logged]
     assert not failures, f"{len(failures)}:\n" + "\n".join(failures)
