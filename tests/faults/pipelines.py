@@ -104,12 +104,6 @@ FAULTS = {
         'torch.Generator("cpu").manual_seed(seed + 1) for',
         "latents",
     ),
-    "padding-not-trimmed": PipelineEdit(
-        "fastvideo/configs/pipelines/wan.py",
-        "prompt_embeds = [u[:v] for u, v in zip(hidden_state, seq_lens, strict=True)]",
-        "prompt_embeds = [u for u, v in zip(hidden_state, seq_lens, strict=True)]",
-        "text",
-    ),
     "first-order-solver": PipelineEdit(
         "fastvideo/models/schedulers/scheduling_flow_unipc_multistep.py",
         "            solver_order: int = 2,",

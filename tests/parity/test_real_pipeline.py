@@ -56,9 +56,9 @@ def test_a_correct_rewrite_of_fastvideo_is_not_accused(name: str, suite: Any) ->
     assert not pipelines.wrong(edit, value), pipelines.explain(value)
 
 
-def test_there_are_enough_mistakes_and_every_stage_has_one(fastvideo_template: Path) -> None:
+def test_there_are_enough_mistakes_and_every_stage_but_the_text_has_one(fastvideo_template: Path) -> None:
     assert len(pipelines.FAULTS) >= 8 and len(pipelines.REWRITES) >= 2
     stages = {edit.guilty.split(".")[0] for edit in pipelines.FAULTS.values()}
-    assert stages == {"text", "latents", "timesteps", "denoising", "decode"}
+    assert stages == {"latents", "timesteps", "denoising", "decode"}
     for edit in (*pipelines.FAULTS.values(), *pipelines.REWRITES.values()):
         assert (fastvideo_template / edit.file).read_text().count(edit.old) == 1, edit
