@@ -80,6 +80,22 @@ def all_sources() -> list[str]:
     return sorted({str(Path(file).resolve()) for file in files if file and str(file).endswith(".py")})
 
 
+def stands_on(official: dict[str, Any], port: dict[str, Any], adapter: Path | None = None) -> dict[str, str]:
+    """Files and facts that a comparison of two sides rests on; a change in one of them makes its result stale.
+
+    Args:
+        official, port: What the two processes said: their ``files`` (path -> SHA-256) and ``environment``.
+        adapter: The adapter file, kept by its name.
+    """
+    found = {f"worktree:{path}": digest for path, digest in port["files"].items()}
+    found.update({f"official:{path}": digest for path, digest in official["files"].items()})
+    if adapter is not None:
+        found[f"adapter:{adapter.name}"] = sha256(adapter)
+    for side, facts in (("official", official), ("port", port)):
+        found.update({f"environment:{side}.{name}": text for name, text in facts["environment"].items()})
+    return found
+
+
 def environment(device: torch.device) -> dict[str, str]:
     """What a result depends on besides files: versions, device, driver."""
     facts = {"python": platform.python_version(), "torch": torch.__version__, "device": device.type}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .blame import weights_culprit
+from .blame import Culprit, weights_culprit
 from .component_report import Report
 from .curve import curve
 from .diagnose import diagnose, partners
@@ -70,11 +70,11 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
         return {**found, "culprit": None, "culprits": []}
     weights = weights_culprit(report.proof, report.port_trace())
     if weights is not None:
-        return {**found, "culprit": weights.to_json(), "culprits": [weights.to_json()]}
+        return {**found, **_only(weights)}
     item = report.simplest_failing(value["cases"])
     if item is None or not spec.get("diagnose", True) or not report.pairs:
         narrower = dtype_culprit(value, report.port_trace()) if not found["culprits"] else None
-        return {**found, "culprit": narrower.to_json(), "culprits": [narrower.to_json()]} if narrower else found
+        return {**found, **_only(narrower)} if narrower else found
     job.progress(_STEPS - 1, _STEPS, "forcing official tensors upon the port")
     partner = partners(report.pairs, report.mispaired)
     excused = {(excuse.port, excuse.where) for excuse in report.excuses}
@@ -101,3 +101,8 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
         "trials": diagnosis.trials,
         "notes": diagnosis.notes,
     }
+
+
+def _only(culprit: Culprit) -> dict[str, Any]:
+    row = culprit.to_json()
+    return {"culprit": row, "culprits": [row]}

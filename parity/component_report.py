@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .attention import compare_backends, first
-from .audit import sha256
+from .audit import sha256, stands_on
 from .blame import Culprit, find_culprit
 from .boundaries import GROSS, Boundary, Comparison
 from .dtypes import Regions, audit_dtypes
@@ -109,7 +109,7 @@ class Report:
             "environment": {"official": self.official["environment"], "port": self.port["environment"]},
             "environment_patches": self.port["patches"],
             "flags": {"official": self.official["flags"], "port": self.port["flags"]},
-            "depends_on": self.depends_on(),
+            "depends_on": stands_on(self.official, self.port, Path(self.spec["adapter"])),
             "bands": {
                 "output": [OUTPUT_PASS, OUTPUT_FAIL],
                 "boundary": [BOUNDARY_PASS, BOUNDARY_FAIL],
@@ -122,17 +122,6 @@ class Report:
         finding = Finding(code, verdict, message)
         if finding not in self.findings:
             self.findings.append(finding)
-
-    def depends_on(self) -> dict[str, str]:
-        """Files and facts that the result stands on; a change in one of them makes it stale."""
-        found = {f"worktree:{path}": digest for path, digest in self.port["files"].items()}
-        found.update({f"official:{path}": digest for path, digest in self.official["files"].items()})
-        adapter = Path(self.spec["adapter"])
-        found[f"adapter:{adapter.name}"] = sha256(adapter)
-        for side in ("official", "port"):
-            facts = self.official if side == "official" else self.port
-            found.update({f"environment:{side}.{name}": text for name, text in facts["environment"].items()})
-        return found
 
     # Structure
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .audit import sha256
+from .audit import stands_on
 from .honesty import IMPRECISE, judge_conduct, judge_files
 from .job import Job
 from .metrics import distance
@@ -80,7 +80,7 @@ class _Report:
             "environment": {"official": self.official["environment"], "port": self.port["environment"]},
             "environment_patches": self.port["patches"],
             "flags": {"official": self.official["flags"], "port": self.port["flags"]},
-            "depends_on": self.depends_on(),
+            "depends_on": stands_on(self.official, self.port, Path(self.spec["adapter"])),
             "bands": {"stage": [OUTPUT_PASS, OUTPUT_FAIL], "precision": PRECISION_LIMIT},
         }
 
@@ -88,16 +88,6 @@ class _Report:
         finding = Finding(code, verdict, message)
         if finding not in self.findings:
             self.findings.append(finding)
-
-    def depends_on(self) -> dict[str, str]:
-        """Files and facts that the result stands on; a change in one of them makes it stale."""
-        found = {f"worktree:{path}": digest for path, digest in self.port["files"].items()}
-        found.update({f"official:{path}": digest for path, digest in self.official["files"].items()})
-        adapter = Path(self.spec["adapter"])
-        found[f"adapter:{adapter.name}"] = sha256(adapter)
-        for side, facts in (("official", self.official), ("port", self.port)):
-            found.update({f"environment:{side}.{name}": text for name, text in facts["environment"].items()})
-        return found
 
     def honesty(self) -> None:
         """Ways to pass without having been tested."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from .audit import sha256
+from .audit import sha256, stands_on
 from .children import Child, wait_for
 from .job import Job
 from .scheduler_judge import conclude, judge_walks
@@ -101,13 +101,10 @@ def _spoke(child: Child) -> bool:
 
 
 def _depends_on(spec: dict[str, Any], values: dict[str, dict[str, Any]], source: str | None) -> dict[str, str]:
-    found = {f"worktree:{path}": digest for path, digest in values["port"]["files"].items()}
-    found.update({f"official:{path}": digest for path, digest in values["official"]["files"].items()})
+    found = stands_on(values["official"], values["port"])
     if spec.get("adapter"):
         path = Path(spec["adapter"]).resolve()
         found[f"adapter:{path.relative_to(Path(spec['worktree']).resolve()).as_posix()}"] = sha256(path)
     if source:
         found[f"path:{source}"] = sha256(Path(source))
-    for side in ("official", "port"):
-        found.update({f"environment:{side}.{name}": text for name, text in values[side]["environment"].items()})
     return found

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .audit import sha256
+from .audit import sha256, stands_on
 from .children import Child, wait_for
 from .job import Job
 from .scheduler_causes import Cause
@@ -228,15 +228,10 @@ def _changed(value: Any) -> Any:
 
 
 def _depends_on(spec: dict[str, Any], sides: dict[str, dict[str, Any]]) -> dict[str, str]:
-    found = {f"worktree:{path}": digest for path, digest in sides["port"]["files"].items()}
-    found.update({f"official:{path}": digest for path, digest in sides["official"]["files"].items()})
-    adapter = Path(spec["adapter"])
-    found[f"adapter:{adapter.name}"] = sha256(adapter)
+    found = stands_on(sides["official"], sides["port"], Path(spec["adapter"]))
     if spec.get("official_weights"):
         folder = Path(spec["official_weights"]) / str(spec["component"])
         for path in sorted(folder.glob("*")) if folder.is_dir() else ():
             if path.is_file() and path.stat().st_size <= _MOST_BYTES:
                 found[f"path:{path}"] = sha256(path)
-    for side, facts in sides.items():
-        found.update({f"environment:{side}.{name}": text for name, text in facts["environment"].items()})
     return found

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..port.converted import why_unproven
 from ..port.errors import PortError
+from ..port.freshness import plan_digest
 from ..port.official import require_official_code
 from ..port.paths import resolve_inside
 from ..port.records import ComponentRecord, PortRecord
@@ -128,6 +129,17 @@ def _folder_in(root: Path, component: ComponentRecord) -> str | None:
         if any(folder.glob("*.safetensors")):
             return str(folder)
     return None
+
+
+def started_with(port: PortRecord, component: ComponentRecord, adapter: Path) -> dict[str, Any]:
+    """What a run of a component starts with, kept among its arguments; `dependencies` makes evidence of it."""
+    return {
+        "component": component.name,
+        "adapter": str(adapter),
+        "weights": port.weights.digest if port.weights else None,
+        "converted": uses_converted(port),
+        "plan": plan_digest(port, component.name),
+    }
 
 
 def dependencies(port: PortRecord, arguments: dict[str, Any], measured: dict[str, str]) -> dict[str, str]:

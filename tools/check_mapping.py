@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..port.causes import LikelyCause
-from ..port.freshness import plan_digest
 from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
@@ -21,7 +20,7 @@ from ._components import (
     dependencies,
     is_planned,
     planned_component,
-    uses_converted,
+    started_with,
 )
 from ._runs import no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
@@ -98,11 +97,7 @@ def check_mapping(
         port=port,
         tool="check_mapping",
         arguments={
-            "component": planned.name,
-            "adapter": str(path),
-            "weights": port.weights.digest if port.weights else None,
-            "converted": uses_converted(port),
-            "plan": plan_digest(port, planned.name),
+            **started_with(port, planned, path),
             "complete": is_planned(port, planned, path),
         },
         job="check_mapping",

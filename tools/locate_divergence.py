@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..parity.verdict import Verdict
-from ..port.freshness import plan_digest
 from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
-from ._components import adapter_path, choose_device, component_spec, dependencies, planned_component
+from ._components import adapter_path, choose_device, component_spec, dependencies, planned_component, started_with
 from ._culprits import Culprit, culprit_of, trial_words
 from ._divergence import divergence_picture
 from ._runs import no_result_yet, require_value, start_and_wait
@@ -73,12 +72,7 @@ def locate_divergence(
         ctx,
         port=port,
         tool="locate_divergence",
-        arguments={
-            "component": planned.name,
-            "adapter": str(path),
-            "weights": port.weights.digest if port.weights else None,
-            "plan": plan_digest(port, planned.name),
-        },
+        arguments=started_with(port, planned, path),
         job="locate",
         spec=spec,
         wait_s=wait_s,

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..parity.verdict import MEANING, Verdict
 from ..port.causes import LikelyCause
 from ..port.errors import PortError
-from ..port.freshness import plan_digest
 from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
@@ -23,7 +22,7 @@ from ._components import (
     dependencies,
     is_planned,
     planned_component,
-    uses_converted,
+    started_with,
 )
 from ._culprits import Culprit, culprit_of, place, trial_words
 from ._divergence import divergence_picture
@@ -136,11 +135,7 @@ def run_component_parity(
         port=port,
         tool="run_component_parity",
         arguments={
-            "component": planned.name,
-            "adapter": str(path),
-            "weights": port.weights.digest if port.weights else None,
-            "converted": uses_converted(port),
-            "plan": plan_digest(port, planned.name),
+            **started_with(port, planned, path),
             "complete": is_planned(port, planned, path)
             and cases is None
             and not align_backends

@@ -5,8 +5,6 @@ Every cheat is a few lines appended to a correct adapter, or an edit of the corr
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,19 +12,9 @@ from typing import Any
 import pytest
 from fastvideo_port.parity.errors import ParityError
 
-
-def _sibling(name: str) -> Any:
-    path = Path(__file__).with_name(f"{name}.py")
-    if f"_parity_{name}" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(f"_parity_{name}", path)
-        assert spec is not None and spec.loader is not None
-        sys.modules[f"_parity_{name}"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[f"_parity_{name}"])
-    return sys.modules[f"_parity_{name}"]
-
+from . import lab
 
 pytestmark = pytest.mark.usefixtures("warm_sides")
-lab = _sibling("lab")
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-
-def _sibling(name: str) -> object:
-    path = Path(__file__).with_name(f"{name}.py")
-    if f"_parity_{name}" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(f"_parity_{name}", path)
-        assert spec is not None and spec.loader is not None
-        sys.modules[f"_parity_{name}"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[f"_parity_{name}"])
-    return sys.modules[f"_parity_{name}"]
-
+from . import lab
 
 pytestmark = pytest.mark.usefixtures("warm_sides")
-lab = _sibling("lab")
 Edit = tuple[str, str]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,18 +9,8 @@ from typing import Any
 import pytest
 from fastvideo_port.parity.locate_job import locate
 
+from . import lab
 
-def _sibling(name: str) -> Any:
-    full = f"_parity_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, Path(__file__).with_name(f"{name}.py"))
-        assert spec is not None and spec.loader is not None
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
-
-
-lab = _sibling("lab")
 BY_HAND = (
     "y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])",
     "scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5\n"

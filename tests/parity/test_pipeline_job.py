@@ -5,34 +5,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from fastvideo_port.parity import children
 from fastvideo_port.parity.errors import ParityError
 from fastvideo_port.parity.pipeline_judge import rows_of
 from fastvideo_port.parity.pipeline_record import Place
 
 from .lab import edited
 from .pipeline_lab import ADAPTER, OFFICIAL, PORT, Lab, Result
-from .warm import Warm
 
+pytestmark = pytest.mark.usefixtures("warm_sides")
 Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The sides are forked from a process that has imported torch."""
-    process = Warm(tmp_path_factory.mktemp("warm"))
-    original = children.subprocess
-    children.subprocess = types.SimpleNamespace(Popen=process.popen, PIPE=subprocess.PIPE)  # type: ignore[assignment]
-    yield
-    children.subprocess = original
-    process.close()
 
 
 @pytest.fixture

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-
-def _lab() -> ModuleType:
-    name = "_parity_lab"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("lab.py"))
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
+from . import lab
 
 pytestmark = pytest.mark.usefixtures("warm_sides")
-lab = _lab()
 
 # Timesteps near 1000 turn the last bit of a frequency into 1e-5 of an angle.
 ADAPTER = lab.edited(

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from . import lab
 
 SECOND = "FASTVIDEO_PORT_SECOND_PYTHON"
 """An interpreter with another version of torch, numpy and safetensors, for the second half of these tests."""
 MISTAKE = ("self.pre_mlp = nn.LayerNorm(width, eps=1e-6)", "self.pre_mlp = nn.LayerNorm(width)")
-
-
-def _lab() -> Any:
-    spec = importlib.util.spec_from_file_location("_parity_lab", Path(__file__).with_name("lab.py"))
-    assert spec is not None and spec.loader is not None
-    if spec.name not in sys.modules:
-        sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[spec.name])
-    return sys.modules[spec.name]
-
-
-lab = _lab()
 
 
 def _said(python: str, expression: str) -> str:

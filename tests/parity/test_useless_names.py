@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-
-def _lab() -> Any:
-    spec = importlib.util.spec_from_file_location("_parity_lab", Path(__file__).with_name("lab.py"))
-    assert spec is not None and spec.loader is not None
-    if spec.name not in sys.modules:
-        sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[spec.name])
-    return sys.modules[spec.name]
-
+from . import lab
 
 pytestmark = pytest.mark.usefixtures("warm_sides")
-lab = _lab()
 SCRAMBLED = """
 def load_official(ctx, honest=load_official):
     import random
