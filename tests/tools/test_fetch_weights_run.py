@@ -171,7 +171,7 @@ def test_a_package_of_our_name_where_the_job_runs_is_not_imported(
 
 
 def test_an_engine_job_is_not_ours_and_ours_is_not_the_engines(context: ToolContext, tmp_path: Path) -> None:
-    assert engine_jobs(OWN_JOBS) == ("fetch_weights",)
+    assert engine_jobs(OWN_JOBS) == ("fetch_official", "fetch_weights")
     for job, own in (("fetch_weights", False), ("ssim", True)):
         with pytest.raises(PortError, match="no such job"):
             context.runs.create(
