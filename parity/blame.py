@@ -99,7 +99,7 @@ class Blame:
         self.boundaries = {item.index: item for item in boundaries}
         self.producer: dict[int, int] = {}
         for index, call in sorted(enumerate(self.calls), key=lambda pair: pair[1].ended):
-            for _, tensor in call.outputs:
+            for _, tensor in (*call.outputs, *call.writes):
                 self.producer.setdefault(tensor, index)
 
     def at(self, boundary: Boundary) -> Culprit:

@@ -19,6 +19,8 @@ _REORDERED = 0.1
 GROSS = 1e-2
 """Relative error at a boundary that no later layer can hide from the output, a hundred thousand times the noise."""
 _WITNESSES = 3
+_SAME = 1e-5
+"""A tensor as it was returned, and as the forced one (of the float32 model) that took its place."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Comparison:
         # Values in another order but in the same shape went to the wrong places.
         if (
             error > _REORDERED
-            and mine.shape != theirs.shape
+            and [size for size in mine.shape if size > 1] != [size for size in theirs.shape if size > 1]
             and same_values_in_any_order(mine, theirs, max(_LAYOUT_TOLERANCE, 4 * own))
         ):
             return own, own, True
@@ -143,21 +145,51 @@ class Comparison:
 
         An error of more than a hundredth cannot vanish further on. If every later boundary of a module that holds
         weights agrees (or, for a pair that was only inferred, the next few), the pairing was wrong and not the port.
+        The next few may belong to another branch: they are not enough where a module with weights inside goes wrong as
+        well, or where both sides hand the tensor to the same next module.
         """
         kept = []
         anchors = [b for b in found if self.pairs[b.port].how in ("weights", "adapter") and not self._is_container(b)]
         for boundary in found:
-            gross = not math.isnan(boundary.ratio) and boundary.ratio > BOUNDARY_FAIL and boundary.port_error > GROSS
-            if gross and self.pairs[boundary.port].how != "adapter":
+            if _gross(boundary) and self.pairs[boundary.port].how != "adapter":
                 ended = self.port.calls[boundary.index].ended
-                later = [b for b in anchors if self.port.calls[b.index].ended > ended]
+                witnesses = [b for b in anchors if self.port.calls[b.index].ended > ended]
                 inferred = self.pairs[boundary.port].how != "weights" or self._is_container(boundary)
-                witnesses = later[:_WITNESSES] if inferred else later
+                inside = any(a.port.startswith(f"{boundary.port}.") and _gross(a) for a in anchors)
+                if inferred and not inside and not self._handed_alike(boundary):
+                    witnesses = witnesses[:_WITNESSES]
                 if witnesses and all(b.ratio <= BOUNDARY_PASS for b in witnesses):
                     self.mispaired.add(boundary.port)
                     continue
             kept.append(boundary)
         return kept
+
+    def _handed_alike(self, boundary: Boundary) -> bool:
+        """Whether a later pair takes what the two calls returned, each from its own side and in the same place."""
+        mine = self.port.calls[boundary.index]
+        theirs = self.reference_calls[boundary.official, mine.occurrence]
+        own = {index for _, index in mine.outputs}
+        for call in self.port.calls:
+            pair = self.pairs.get(call.module)
+            other = self.reference_calls.get((pair.official, call.occurrence)) if pair else None
+            if other is None:
+                continue
+            for (_, a), (_, b) in zip(call.inputs, other.inputs, strict=False):
+                if a in own and any(self._same(b, index) for _, index in theirs.outputs):
+                    return True
+        return False
+
+    def one_value(self, a: int, b: int) -> bool:
+        """Whether two tensors of the reference hold the same values, in whatever shape and order."""
+        first, second = self.reference.tensors[a], self.reference.tensors[b]
+        if a == b or first.elements != second.elements:
+            return a == b
+        return sketch_distance(first, second) <= _SAME or same_values_in_any_order(first, second, _SAME)
+
+    def _same(self, a: int, b: int) -> bool:
+        """Whether two tensors of the reference are one; a cast or a view in between makes another of it."""
+        first, second = self.reference.tensors[a], self.reference.tensors[b]
+        return a == b or (first.elements == second.elements > 1 and sketch_distance(first, second) == 0)
 
     def _is_container(self, boundary: Boundary) -> bool:
         return any("::" not in self.port.calls[child].module for child in self.port.children(boundary.index))
@@ -214,3 +246,7 @@ class Comparison:
             if reordered and same_values_in_any_order(mine, theirs, max(_LAYOUT_TOLERANCE, 4 * own)):
                 return candidate
         return None
+
+
+def _gross(boundary: Boundary) -> bool:
+    return not math.isnan(boundary.ratio) and boundary.ratio > BOUNDARY_FAIL and boundary.port_error > GROSS

@@ -13,6 +13,7 @@ from .errors import ParityError
 from .healing import Excuse
 from .job import Job
 from .other_causes import dtype_culprit
+from .returned import returned_instead
 from .sides import Sides, run_again, run_sides
 
 _STEPS = 6
@@ -75,6 +76,10 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
     if item is None or not spec.get("diagnose", True) or not report.pairs:
         narrower = dtype_culprit(value, report.port_trace()) if not found["culprits"] else None
         return {**found, **_only(narrower)} if narrower else found
+    port, (mine, theirs) = report.trace("port", item, "float32"), report.float32_outputs(item)
+    other = returned_instead(port, report.pairs, mine, theirs)
+    if other is not None:
+        return {**found, **_only(other)}
     job.progress(_STEPS - 1, _STEPS, "forcing official tensors upon the port")
     partner = partners(report.pairs, report.mispaired)
     excused = {(excuse.port, excuse.where) for excuse in report.excuses}

@@ -220,6 +220,10 @@ class Report:
     def outputs(self, side: str, item: Item, tag: str) -> dict[str, torch.Tensor]:
         return read_outputs(self.root / side, item.key, tag)
 
+    def float32_outputs(self, item: Item) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """What the port and the official model returned in float32."""
+        return self.outputs("port", item, "float32"), self.outputs("official", item, "float32")
+
     def reference(self, item: Item) -> dict[str, torch.Tensor]:
         return self.outputs("official", item, self.tags(item)[0])
 

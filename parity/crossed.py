@@ -15,11 +15,7 @@ from .blame import Blame, Culprit
 from .boundaries import Comparison
 from .pairing import Pair
 from .proof import Link
-from .sketch import same_values_in_any_order, sketch_distance
 from .trace import Call
-
-_SAME = 1e-5
-"""A tensor as it was returned, and as the forced one (of the float32 model) that took its place."""
 
 
 class CrossedWeights:
@@ -62,7 +58,7 @@ class CrossedWeights:
     def consumer(self, pair: Pair, given: int) -> Culprit | None:
         """The module that is handed the tensor holds the weights of another one."""
         for call in self.comparison.reference.calls:
-            if call.module != pair.official and any(self.same(i, given) for _, i in call.inputs):
+            if call.module != pair.official and any(self.comparison.one_value(i, given) for _, i in call.inputs):
                 twin = self.port_of.get(call.module)
                 if twin is not None and _fits_better(pair.port, pair.official, twin, call.module):
                     return self.culprit(pair.port, pair.official, call.module)
@@ -102,16 +98,13 @@ class CrossedWeights:
             return min(places[0]) < min(places[1])
         return self.order[first] < self.order[second]
 
-    def same(self, a: int, b: int) -> bool:
-        """Whether two official tensors hold the same values, in whatever shape and order."""
-        first, second = self.comparison.reference.tensors[a], self.comparison.reference.tensors[b]
-        if a == b or first.elements != second.elements:
-            return a == b
-        return sketch_distance(first, second) <= _SAME or same_values_in_any_order(first, second, _SAME)
-
     def maker_of(self, index: int) -> str | None:
         """The innermost official module that returned a tensor."""
-        makers = [call for call in self.comparison.reference.calls if any(self.same(i, index) for _, i in call.outputs)]
+        makers = [
+            call
+            for call in self.comparison.reference.calls
+            if any(self.comparison.one_value(i, index) for _, i in call.outputs)
+        ]
         return min(makers, key=lambda call: call.ended).module if makers else None
 
     def culprit(self, module: str, held: str, wanted: str) -> Culprit:
@@ -130,5 +123,8 @@ def _fits_better(first: str, official_first: str, second: str, official_second: 
 
 
 def _alike(a: str, b: str) -> float:
-    """Likeness of the last parts of two qualified names, from 0 to 1."""
-    return difflib.SequenceMatcher(None, a.rpartition(".")[2], b.rpartition(".")[2]).ratio()
+    """Likeness of the last parts of two qualified names: the words that they share, then their letters; from 0 to 2."""
+    first, second = a.rpartition(".")[2].lower(), b.rpartition(".")[2].lower()
+    words = [set(re.findall(r"[a-z]+|\d+", name)) for name in (first, second)]
+    shared = 2 * len(words[0] & words[1]) / max(len(words[0]) + len(words[1]), 1)
+    return shared + difflib.SequenceMatcher(None, first, second).ratio()

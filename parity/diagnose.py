@@ -22,7 +22,7 @@ from .handover import announce
 from .honesty import moved
 from .job import Job
 from .lab import ask
-from .local_faults import Fault, in_another_order, local_faults, with_repeats
+from .local_faults import Fault, handed_wrong, in_another_order, local_faults, with_repeats
 from .outputs import read_outputs
 from .pairing import Pair
 from .proof import Link
@@ -186,7 +186,7 @@ def diagnose(
             )
         if free > OUTPUT_PASS and len(faults) > 1:
             faults = [fault for fault in faults if not _idle(fault, faults, before, experiments, worst_ratio)] or faults
-        faults = faults[:_MOST_FAULTS]
+        faults = [_caller_of(experiments, comparison, fault, links) for fault in faults[:_MOST_FAULTS]]
         result.culprits = [with_repeats(fault) for fault in faults]
         if with_trials:
             for number, fault in enumerate(faults[:_MOST_TRIALS]):
@@ -210,8 +210,11 @@ def _idle(
     """Whether a place plays no part in the failure.
 
     Nothing changes with official tensors there (padding that nobody reads), or it is a gross difference (`GROSS`) whose
-    repair brings the outputs no nearer, and without whose repair the others suffice: a pair that is none.
+    repair brings the outputs no nearer, and without whose repair the others suffice: a pair that is none. Weights that
+    were crossed are never idle: what comes after them was paired by them.
     """
+    if fault.culprit.kind == "weights":
+        return False
     after = experiments.healed([fault])
     if not after:
         return False
@@ -221,6 +224,31 @@ def _idle(
         return False
     others = [other for other in faults if other is not fault]
     return worst_ratio(experiments.healed(others)) <= OUTPUT_PASS
+
+
+def _caller_of(experiments: Experiments, comparison: Comparison, fault: Fault, links: list[Link]) -> Fault:
+    """The fault, or its caller's, if a module without counterpart was only handed the wrong ones of right tensors."""
+    module, (target, occurrence, where) = fault.culprit.module, fault.target
+    calls = comparison.port.calls
+    if fault.culprit.kind == "weights" or not module or module in experiments.partner:
+        return fault
+    if target not in experiments.partner:
+        return fault
+    measured = next((i for i, c in enumerate(calls) if (c.module, c.occurrence) == (target, occurrence)), -1)
+    ended = calls[measured].ended
+    index = max(
+        (i for i, c in enumerate(calls) if c.module == module and (i < measured or -1 < c.ended < ended)), default=None
+    )
+    if index is None or calls[index].parent < 0:
+        return fault
+    request = {
+        "module": module,
+        "occurrence": calls[index].occurrence,
+        "target": [target, occurrence, where],
+        "reach": BOUNDARY_PASS * max(_own_error(comparison, fault), FLOOR),
+    }
+    moved = experiments.ask("arguments", request).get("moved")
+    return handed_wrong(comparison, links, experiments.partner, fault, index, moved) if moved else fault
 
 
 def _trial(experiments: Experiments, comparison: Comparison, fault: Fault) -> dict[str, Any]:

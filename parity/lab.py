@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from .arguments import exchanged
 from .errors import ParityError
 from .handover import announce, await_file
 from .job import Job
@@ -74,7 +75,7 @@ def lab_port(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     lab = _Lab(runner, model, _item(runner, spec["item"]), spec["partner"])
     lab.forced_trace()
     announce(runner.shared / "lab.0.reply", {})
-    return {"answered": _serve(runner.shared, {"heal": lab.heal, "trials": lab.trials})}
+    return {"answered": _serve(runner.shared, {"heal": lab.heal, "trials": lab.trials, "arguments": lab.arguments})}
 
 
 class _Lab:
@@ -98,6 +99,15 @@ class _Lab:
             self.runner.keep(self.runner.call(self.model, self.item, torch.float32), self.item, request["tag"])
         return {"forced": forcer.forced}
 
+    def arguments(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Hand a call other tensors; see `exchanged`."""
+
+        def run() -> None:
+            self.runner.call(self.model, self.item, torch.float32)
+
+        with torch.no_grad():
+            return exchanged(self.model, run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
+
     def trials(self, request: dict[str, Any]) -> dict[str, Any]:
         """Try the usual mistakes on a suspect; see `search`."""
 
@@ -114,7 +124,7 @@ def ask(shared: Path, number: int, action: str, request: dict[str, Any], alive: 
     Args:
         shared: Folder of the exchange.
         number: Counted from 1.
-        action: ``heal``, ``trials`` or ``stop``.
+        action: ``heal``, ``arguments``, ``trials`` or ``stop``.
         request: Arguments of the action.
         alive: Whether the process still runs.
     """

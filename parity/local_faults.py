@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from .blame import Blame, Culprit
@@ -70,6 +70,44 @@ def local_faults(
     return list(found.values())
 
 
+def handed_wrong(
+    comparison: Comparison,
+    links: Collection[Link],
+    forced: Collection[str],
+    fault: Fault,
+    index: int,
+    moved: Sequence[Mapping[str, str | None]],
+) -> Fault:
+    """The same fault, blamed on the code that hands call ``index`` its arguments, or on the weights behind them.
+
+    Args:
+        comparison, links, forced: As for `local_faults`.
+        fault: What was found, with the called module as its culprit.
+        index: The call that is handed the wrong ones of right tensors.
+        moved: As `arguments.exchanged` returns it.
+    """
+    finder = _Finder(comparison, links, forced)
+    call = comparison.port.calls[index]
+    inputs = dict(call.inputs)
+    wrong = [inputs[str(row["argument"])] for row in moved if row["argument"] in inputs]
+    found = "; ".join(f"argument {row['argument']} has to be {row['words']}" for row in moved[:3])
+    numbers = f"{found}: then {_named_target(fault)} agrees with the official code"
+    culprit = None
+    for row in moved:
+        if row["was"] in inputs and row["argument"] in inputs:
+            given, expected = (comparison.explained(inputs[str(row[key])]) for key in ("argument", "was"))
+            if given is not None and expected is not None:
+                culprit = culprit or finder.crossed.merged(given, expected)
+    culprit = culprit or finder.places.handed_over(index, wrong, numbers)
+    return replace(fault, culprit=culprit, modules=[culprit.module])
+
+
+def _named_target(fault: Fault) -> str:
+    """What a fault's error is measured at, in words."""
+    module, _, where = fault.target
+    return f"what {module or 'the model'} {'returns' if where == 'outputs' else 'is handed'}"
+
+
 class _Finder:
     def __init__(self, comparison: Comparison, links: Collection[Link], forced: Collection[str]) -> None:
         self.comparison = comparison
@@ -84,6 +122,7 @@ class _Finder:
             if (not b.ratio <= BOUNDARY_FAIL or b.bias > BIAS_FAIL) and self.counterparts(b)
         }
         self.spoilt: set[int] = set()
+        self.handed: dict[int, set[int]] = {}
 
     def counterparts(self, boundary: Boundary) -> bool:
         """Whether a pair may accuse: one that was only inferred from values has to take the same tensors."""
@@ -110,8 +149,11 @@ class _Finder:
         wrong = self.blame.misplaced(call) if pair is not None and pair.how != "value" else None
         if not wrong:
             return None
-        error = self.worst_input(call)
         self.spoil(index)
+        if self.handed_on(index, wrong):
+            return None
+        self.handed[index] = set(wrong)
+        error = self.worst_input(call)
         numbers = f"fed with official tensors, its error is {error:.2g} relative"
         culprit = self.crossed.behind(call, wrong) or self.places.before(index, wrong, numbers)
         name = call.module
@@ -125,9 +167,24 @@ class _Finder:
             self.spoilt.add(call.parent)  # its own code goes on with the wrong tensor
         points = [point]
         # What is handed to one call may be used further on (a residual): the caller's output is mended with it.
-        if culprit.kind == "glue" and culprit.module in self.forced:
-            points.append((culprit.module, "outputs"))
+        if culprit.kind != "weights" and (around := self.forced_around(culprit.module)) and around != name:
+            points.append((around, "outputs"))
         return Fault(culprit, error, points, (point[0], occurrence, point[1]))
+
+    def forced_around(self, module: str) -> str:
+        """The innermost module that contains a module, or is it, and has a counterpart; ``""`` for none."""
+        while module and module not in self.forced:
+            module = module.rpartition(".")[0]
+        return module
+
+    def handed_on(self, index: int, wrong: list[int]) -> bool:
+        """Whether an enclosing call was handed these wrong tensors already, and is blamed for them."""
+        parent = self.comparison.port.calls[index].parent
+        while parent >= 0:
+            if set(wrong) <= self.handed.get(parent, set()):
+                return True
+            parent = self.comparison.port.calls[parent].parent
+        return False
 
     def worst_input(self, call: Call) -> float:
         pair = self.comparison.pairs[call.module]

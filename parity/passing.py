@@ -135,7 +135,7 @@ class Forcer:
 
 
 def match(mine: list[tuple[str, torch.Tensor]], theirs: list[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Which of their tensors stands for which leaf of mine, shapes being equal.
+    """Which of their tensors stands for which leaf of mine, shapes being equal but for axes of length 1.
 
     Fields of one name (``last_hidden_state``), then the nearest values, then what is left in its place.
     """
@@ -146,13 +146,13 @@ def match(mine: list[tuple[str, torch.Tensor]], theirs: list[tuple[str, torch.Te
         found[leaf] = left.pop(name)
 
     for leaf, tensor in mine:
-        if leaf in left and not leaf.startswith("[") and leaf and left[leaf].shape == tensor.shape:
+        if leaf in left and not leaf.startswith("[") and leaf and _fits(left[leaf], tensor):
             take(leaf, leaf)
     gaps = [
-        (distance(tensor.detach(), other).relative_l2, leaf, name)
+        (distance(tensor.detach().squeeze(), other.squeeze()).relative_l2, leaf, name)
         for leaf, tensor in mine
         for name, other in left.items()
-        if leaf not in found and tensor.shape == other.shape
+        if leaf not in found and _fits(tensor, other)
     ]
     for gap, leaf, name in sorted(gaps):
         if gap < _NEAR and leaf not in found and name in left:
@@ -160,6 +160,10 @@ def match(mine: list[tuple[str, torch.Tensor]], theirs: list[tuple[str, torch.Te
     rest = [(leaf, tensor) for leaf, tensor in mine if leaf not in found]
     if len(rest) == len(left):
         for (leaf, tensor), (name, other) in zip(rest, list(left.items()), strict=True):
-            if tensor.shape == other.shape:
+            if _fits(tensor, other):
                 take(leaf, name)
     return found
+
+
+def _fits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.squeeze().shape == b.squeeze().shape

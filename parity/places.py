@@ -25,23 +25,78 @@ class Places:
         self.calls = comparison.port.calls
         self.blame = blame
         self.compared = compared
+        self.sizes: set[int] | None = None
 
     def before(self, index: int, wrong: list[int], numbers: str) -> Culprit:
         """Call ``index`` is handed the tensors ``wrong``."""
         call = self.calls[index]
         if call.parent < 0:
             return self.module(call, numbers, sure=False)
+        left = self.left_behind(wrong, call, numbers)
+        if left is not None:
+            return left
         siblings = [i for i in self.comparison.port.children(call.parent) if i < index]
         return self.between(call.parent, siblings, wrong, numbers, call)
+
+    def left_behind(self, wrong: list[int], user: Call, numbers: str) -> Culprit | None:
+        """The call that put a wrong tensor into an argument of its own (a cache, metadata), to be read later."""
+        for call in sorted(self.calls, key=lambda call: call.ended):
+            for name, tensor in call.writes:
+                if tensor in wrong and call.ended >= 0:
+                    info = self.comparison.port.modules.get(call.module)
+                    why = (
+                        f"{named(call)} leaves something else than the official tensor in its argument {name}, which "
+                        f"{named(user)} (line {user.line}) is handed later: {numbers}."
+                    )
+                    line, end = (info.line, info.end_line) if info else (call.line, call.line)
+                    official = self.blame.official(call)
+                    file = info.file if info else call.file
+                    return Culprit(call.module, official, "glue", file, line, end, why, "certain")
+        return None
+
+    def handed_over(self, index: int, wrong: list[int], numbers: str) -> Culprit:
+        """Call ``index`` is handed right tensors in the wrong places: the code of its caller, before the call."""
+        call = self.calls[index]
+        siblings = [i for i in self.comparison.port.children(call.parent) if i < index]
+        makers = [i for i in siblings if any(t in wrong for _, t in self.calls[i].outputs)]
+        last = self.calls[(makers or siblings)[-1]] if siblings else None
+        return self.glue(call.parent, last, call, numbers, sure=True)
 
     def inside(self, index: int, numbers: str, depth: int = 0) -> Culprit:
         """Call ``index`` returns something wrong although it was given the right tensors."""
         call = self.calls[index]
         children = self.comparison.port.children(index)
+        if index not in self.compared and call.parent >= 0 and (foreign := self.foreign(index)):
+            return self.handed_over(index, foreign, numbers)
         if not any("::" not in self.calls[child].module for child in children) or depth > 20:
             return self.module(call, numbers, sure=index in self.compared)
         wrong = [tensor for _, tensor in call.outputs]
         return self.between(index, children, wrong, numbers, None, depth)
+
+    def foreign(self, index: int) -> list[int]:
+        """Inputs of a call without counterpart that the official model has, but nowhere in this part of it.
+
+        Another block's mask or bias is an official tensor all the same. The part is the innermost module around the
+        call that has a counterpart.
+        """
+        around = self.calls[index].parent
+        while around >= 0 and self.calls[around].module not in self.comparison.pairs:
+            around = self.calls[around].parent
+        if around < 0 or not self.calls[around].module:
+            return []
+        part = self.comparison.pairs[self.calls[around].module].official
+        there = {
+            tensor
+            for call in self.comparison.reference.calls
+            if call.module == part or call.module.startswith((f"{part}.", f"{part}::"))
+            for _, tensor in (*call.inputs, *call.outputs)
+        }
+        found = []
+        for _, tensor in self.calls[index].inputs:
+            known = self.comparison.explained(tensor) if self.comparison.port.tensors[tensor].elements > 1 else None
+            if known is not None and not any(self.comparison.one_value(known, other) for other in there):
+                found.append(tensor)
+        return found
 
     def between(
         self, parent: int, calls: list[int], wrong: list[int], numbers: str, user: Call | None, depth: int = 0
@@ -86,7 +141,10 @@ class Places:
         return any(not any(self.blame.same(tensor, given) for given in outer) for tensor in strange)
 
     def handed_in(self, parent: int, wrong: list[int]) -> list[int]:
-        """Inputs of a call without counterpart that are the wrong tensors themselves, or unknown single numbers."""
+        """Inputs of a call without counterpart that are the wrong tensors themselves, or unknown single numbers.
+
+        Or, if there are none, other tensors that the official model does not have.
+        """
         given = [tensor for _, tensor in self.calls[parent].inputs]
         passed = [a for a in given if any(self.blame.same(a, b) for b in wrong)]
         single = [
@@ -96,8 +154,16 @@ class Places:
             and self.comparison.port.tensors[a].norm > 0
             and "float" in self.comparison.port.tensors[a].dtype
             and self.comparison.explained(a) is None
+            and not self.is_size(a)
         ]
-        return passed or single
+        return passed or single or self.blame.unexplained_inputs(self.calls[parent])
+
+    def is_size(self, tensor: int) -> bool:
+        """Whether a number is the length of some axis (a text's length, say): sizes follow from the shapes."""
+        value = self.comparison.port.tensors[tensor].moments[0]
+        if self.sizes is None:
+            self.sizes = {size for row in self.comparison.port.tensors for size in row.shape}
+        return value in self.sizes
 
     def module(self, call: Call, numbers: str, *, sure: bool) -> Culprit:
         name = call.module.partition("::")[0]

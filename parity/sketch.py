@@ -138,6 +138,7 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
     return values.to(torch.float64) if "uint" in str(values.dtype) and values.dtype != torch.uint8 else values
 
 
+@np.errstate(over="ignore", invalid="ignore")  # masks hold the lowest number of their dtype: its square is infinite
 def _on_cpu(values: torch.Tensor) -> tuple[tuple[float, ...], int, Doubles]:
     """Moments, non-finite elements and sketch, a chunk at a time."""
     flat = values.reshape(-1)

@@ -9,7 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -43,6 +43,7 @@ class Call:
         file, line, function: Where the call was made (outside torch).
         inputs, outputs: ``(name, index into Trace.tensors)``.
         ended: Rank of the call among all calls by the moment at which they returned; -1 if it raised.
+        writes: Tensors that the call left in its arguments (a cache, metadata) and that were not there before.
     """
 
     module: str
@@ -55,6 +56,7 @@ class Call:
     inputs: list[tuple[str, int]] = field(default_factory=list)
     outputs: list[tuple[str, int]] = field(default_factory=list)
     ended: int = -1
+    writes: list[tuple[str, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -119,8 +121,8 @@ class Trace:
             start += size
         calls = []
         for row in document["calls"]:
-            for key in ("inputs", "outputs"):
-                row[key] = [(str(name), int(index)) for name, index in row[key]]
+            for key in ("inputs", "outputs", "writes"):
+                row[key] = [(str(name), int(index)) for name, index in row.get(key, ())]
             calls.append(Call(**row))
         return cls(calls, tensors, {name: ModuleInfo(**info) for name, info in document["modules"].items()})
 
@@ -129,6 +131,7 @@ class Trace:
         return [i for i, call in enumerate(self.calls) if call.parent == index]
 
 
+@np.errstate(over="ignore")
 def _packed(sketch: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
     narrow = sketch.astype(np.float32) if not np.abs(sketch).max(initial=0.0) > 3e38 else sketch
     return narrow if np.array_equal(narrow, sketch) else sketch
@@ -137,13 +140,17 @@ def _packed(sketch: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
 class _Open:
     """A call as it is noted while the model runs; `_Recorder.finish` makes a `Call` of it."""
 
-    __slots__ = ("cls", "ended", "handled", "inputs", "module", "occurrence", "outputs", "parent", "site")
+    __slots__ = (
+        "cls", "ended", "handled", "held", "inputs", "module", "occurrence", "outputs", "parent", "site", "writes",
+    )  # fmt: skip
 
     def __init__(self, module: str, cls: str, occurrence: int, parent: int, site: Site) -> None:
         self.module, self.cls, self.occurrence, self.parent, self.site = module, cls, occurrence, parent, site
         self.handled = sys.exc_info()[1]
         self.inputs: list[tuple[str, int]] = []
         self.outputs: list[tuple[str, int]] = []
+        self.writes: list[tuple[str, int]] = []
+        self.held: list[tuple[str, Any]] = []
         self.ended = -1
 
 
@@ -170,14 +177,19 @@ class _Recorder:
         self.modules.append(owner)
         self.calls.append(call)
         call.inputs = self.record(values)
+        call.held = _writable(values)
 
     def end(self, output: Any) -> None:
         self.modules.pop()
         call = self.calls[self.stack.pop()]
         if sys.exc_info()[1] is not call.handled:
+            call.held = []
             return  # it raised, and its caller may go on: such a call has no end
         call.handled = None
         call.outputs = self.record(output)
+        if call.held:
+            call.writes = self.left_in(call)
+            call.held = []
         call.ended = self.ended
         self.ended += 1
 
@@ -199,6 +211,16 @@ class _Recorder:
                     ]
             return found
         return [(name, self.tensor(tensor)) for name, tensor in leaves(values) if tensor.device.type != "meta"]
+
+    def left_in(self, call: _Open) -> list[tuple[str, int]]:
+        """What the call's arguments hold now and did not when it began."""
+        before = {index for _, index in call.inputs}
+        found = []
+        for argument, container in call.held:
+            for name, tensor in leaves(container):
+                if tensor.numel() > 1 and tensor.device.type != "meta" and (index := self.tensor(tensor)) not in before:
+                    found.append((f"{argument}{'.' if name and name[0] != '[' else ''}{name}", index))
+        return found
 
     def number(self, value: float) -> int:
         if self.sketcher is not None:
@@ -249,8 +271,39 @@ class _Recorder:
             code, line = c.site
             file, function = (code.co_filename, code.co_name) if code is not None else ("", "")
             self.trace.calls.append(
-                Call(c.module, c.cls, c.occurrence, c.parent, file, line, function, c.inputs, c.outputs, c.ended)
+                Call(
+                    c.module,
+                    c.cls,
+                    c.occurrence,
+                    c.parent,
+                    file,
+                    line,
+                    function,
+                    c.inputs,
+                    c.outputs,
+                    c.ended,
+                    c.writes,
+                )
             )
+
+
+def _writable(values: Any) -> list[tuple[str, Any]]:
+    """Arguments of a call into which it can put tensors, under the names that `leaves` gives them."""
+    if type(values) is not tuple:
+        return []
+    found = []
+    for place, value in enumerate(values):
+        if isinstance(value, torch.Tensor):
+            continue
+        if isinstance(value, dict):  # keyword arguments, or a dict among the others
+            found += [(f"[{place}].{key}", item) for key, item in value.items() if _is_writable(item)]
+        if _is_writable(value) and not (isinstance(value, dict) and place == len(values) - 1):
+            found.append((f"[{place}]", value))
+    return found
+
+
+def _is_writable(value: Any) -> bool:
+    return isinstance(value, (list, dict)) or (is_dataclass(value) and not isinstance(value, type))
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -26,7 +26,7 @@ BUDGET_S = 60.0
 _SHOWN = 3
 
 
-class _Reached(BaseException):
+class Reached(BaseException):
     """The boundary that is measured was reached; no adapter may swallow this."""
 
     def __init__(self, error: float) -> None:
@@ -124,7 +124,7 @@ def search(
         if (module, occurrence, where) == tuple(target):
             if not tried:
                 layout.extend(_layout(values, goal, reach))
-            raise _Reached(_error(values, goal))
+            raise Reached(error_of(values, goal))
         if where == "inputs":
             place.stack.append(module)
         elif place.stack:
@@ -136,7 +136,7 @@ def search(
         try:
             with passing(model, act), _Ops(place, trial, found):
                 run()
-        except _Reached as reached:
+        except Reached as reached:
             return reached.error
         return math.inf
 
@@ -149,7 +149,7 @@ def search(
         if tried >= MOST_TRIALS or time.monotonic() - started > BUDGET_S:
             break
         tried += 1
-        with _tolerant():
+        with tolerant():
             after = once(trial, None)
             if after <= reach:
                 rows.append({"words": trial.words, "file": trial.file, "line": trial.line, "after": after})
@@ -184,7 +184,7 @@ def _together(words: str, trials: list[_Trial]) -> _Trial:
 
 
 @contextmanager
-def _tolerant() -> Iterator[None]:
+def tolerant() -> Iterator[None]:
     """A change that does not run is no explanation; it is no error either."""
     try:
         yield
@@ -192,7 +192,7 @@ def _tolerant() -> Iterator[None]:
         return
 
 
-def _error(values: Any, goal: list[tuple[str, torch.Tensor]]) -> float:
+def error_of(values: Any, goal: list[tuple[str, torch.Tensor]]) -> float:
     """Largest relative L2 between the tensors of a call and the official ones."""
     errors = []
     for tensor, other in _paired(values, goal):

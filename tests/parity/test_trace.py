@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,44 @@ def test_it_survives_the_disk(tmp_path: Path) -> None:
     assert len(again.tensors) == len(trace.tensors)
     for a, b in zip(again.tensors, trace.tensors, strict=True):
         assert torch.equal(a.sketch, b.sketch) and (a.shape, a.dtype, a.moments) == (b.shape, b.dtype, b.moments)
+
+
+class _Cache(nn.Module):
+    """Writes into what it is handed: a list of tensors, as a causal convolution does, and a dataclass."""
+
+    def forward(self, x: torch.Tensor, cache: list[torch.Tensor], metadata: _Metadata) -> torch.Tensor:
+        cache[1] = x[-2:].clone()
+        metadata.bias = x.sum(0)
+        return x + 1
+
+
+@dataclass
+class _Metadata:
+    bias: torch.Tensor | None = None
+
+
+class _Caching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = _Cache()
+        self.plain = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        metadata = _Metadata()
+        cache = [torch.ones(3), torch.ones(3)]
+        x = self.inner(x, cache, metadata=metadata)
+        result: torch.Tensor = self.plain(x + cache[1].sum() + metadata.bias)
+        return result
+
+
+def test_what_a_call_leaves_in_its_arguments_is_noted_and_nothing_else(tmp_path: Path) -> None:
+    model = _Caching()
+    with torch.no_grad(), tracing(model) as trace:
+        model(torch.randn(4, 5))
+    by_name = {call.module: call for call in trace.calls}
+    inner = by_name["inner"]
+    assert [name for name, _ in inner.writes] == ["[1][1]", "[2].metadata.bias"]
+    shapes = [trace.tensors[index].shape for _, index in inner.writes]
+    assert shapes == [(2, 5), (5,)] and by_name["plain"].writes == by_name[""].writes == []
+    trace.save(tmp_path / "x.trace")
+    assert Trace.load(tmp_path / "x.trace").calls == trace.calls

@@ -1,0 +1,66 @@
+"""A port that has the official output in its hands and returns another tensor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fastvideo_port.parity.returned import returned_instead
+from fastvideo_port.parity.trace import tracing
+from torch import nn
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        states = [x]
+        for layer in self.layers:
+            states.append(layer(states[-1]))
+        return states
+
+
+class Model(nn.Module):
+    """Returns one of the hidden states, perhaps with a norm that the official model does not apply to it."""
+
+    def __init__(self, which: int, norm: bool = False, scale: float = 1.0) -> None:
+        super().__init__()
+        self.encoder = Encoder()
+        self.norm = nn.LayerNorm(6)
+        self.which, self.norm_it, self.scale = which, norm, scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state: torch.Tensor = self.encoder(x)[self.which] * self.scale
+        return self.norm(state) if self.norm_it else state
+
+
+def _found(port: Model) -> str | None:
+    torch.manual_seed(0)
+    official = Model(-2)
+    port.load_state_dict(official.state_dict())
+    x = torch.randn(2, 3, 6)
+    with torch.no_grad(), tracing(port) as trace:
+        mine = port(x)
+    with torch.no_grad():
+        culprit = returned_instead(trace, {}, {"hidden": mine}, {"hidden": official(x)})
+    assert culprit is None or (culprit.kind, culprit.confidence) == ("glue", "certain")
+    return culprit and f"{culprit.module}: {culprit.why.split(' (')[0]}"
+
+
+@pytest.mark.parametrize("port", [Model(-1), Model(-1, norm=True), Model(0), Model(-2, norm=True)])
+def test_the_caller_of_the_layer_that_returned_the_official_output_is_named(port: Model) -> None:
+    assert _found(port) == "encoder: What encoder.layers.1"
+
+
+def test_a_right_port_has_nothing_to_answer_for() -> None:
+    assert _found(Model(-2)) is None
+
+
+def test_an_output_that_no_call_returned_is_another_matter() -> None:
+    torch.manual_seed(0)
+    port, x = Model(-1), torch.randn(2, 3, 6)
+    with torch.no_grad(), tracing(port) as trace:
+        mine = port(x)
+    assert returned_instead(trace, {}, {"hidden": mine}, {"hidden": torch.randn(2, 3, 6)}) is None
+    assert returned_instead(trace, {}, {"hidden": mine}, {"hidden": torch.randn(2, 6)}) is None
