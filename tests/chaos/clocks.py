@@ -41,9 +41,9 @@ def _(lab: Lab) -> Seen:
 
 
 @fault("clock-back-hanging", "clock", "the clock goes back a day while the job hangs: its time limit stays",
-       Promise("failed", progress=HELD, words="time limit of 1.5 s"))  # fmt: skip
+       Promise("failed", progress=HELD, words="time limit of 2.5 s"))  # fmt: skip
 def _(lab: Lab) -> Seen:
-    run_id = lab.begin(then="hang", time_limit_s=1.5, clock=-DAY)
+    run_id = lab.begin(then="hang", time_limit_s=2.5, clock=-DAY)
     until(lambda: "step 2" in lab.witnessed(run_id), "the job did not begin")
     (lab.place / "jump").touch()
     return seen_of_run(lab, run_id)

@@ -97,7 +97,7 @@ def _(lab: Lab) -> Seen:
 def _(lab: Lab) -> Seen:
     run_id = lab.begin(hold=True)
     record = lab.held(run_id)
-    lab.kill(record.worker, record.supervisor)
+    lab.kill(record.supervisor, record.worker)
     return seen_of_run(lab, run_id)
 
 

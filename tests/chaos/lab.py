@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +140,11 @@ class Lab:
     # Harm.
 
     def kill(self, *victims: ProcessIdentity | None, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to processes that must be there."""
-        for victim in victims:
+        """Send a signal to processes; the first must be there, and may have taken the others with it."""
+        for place, victim in enumerate(victims):
             assert victim is not None
-            os.kill(victim.pid, number)
+            with suppress(*([ProcessLookupError] if place else [])):
+                os.kill(victim.pid, number)
 
     def kill_number(self, pid: int) -> None:
         """SIGKILL by number, of a child of this process."""

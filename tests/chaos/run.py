@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
 import tempfile
 import time
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> int:
         for fault in chosen:
             sys.stdout.write(f"{fault.id:34} {fault.phase:8} {fault.does}\n")
         return 0
+    logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         template = lab.make_template(Path(folder))
         if options.plant:
