@@ -5,6 +5,7 @@
 #   make test     make check, then every test
 #   make check    lint, format, types, the recorded schemas of the tools, the generated parts of the README
 #   make fix      repairs what `make check` can repair
+#   make chaos    kills, full disks, clock jumps, damaged files and rows: what every run ended in, as a table (minutes)
 #   make faults   every planted mistake and correct rewrite of the real components, as a table (about an hour)
 #   make clean    removes the environments and everything the demo made
 #
@@ -15,7 +16,7 @@ WORKERS ?= 2
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup environments demo test check fix faults clean
+.PHONY: setup environments demo test check fix chaos faults clean
 
 # Paths stay relative, so that a clone in a folder with spaces works.
 PY := .venv/bin/python
@@ -75,6 +76,9 @@ check: .venv/.installed
 	@mkdir -p build/typed && ln -sfn ../.. build/typed/fastvideo_port
 	@$(PY) -m mypy | sed 's#^build/typed/fastvideo_port/##'
 	@$(PY) -m pytest -q --no-header tests/server/test_schemas.py tests/test_readme.py::test_generated_parts_are_current
+
+chaos: .venv/.installed
+	@$(PY) tests/chaos/run.py $(ARGS)
 
 faults: setup
 	@[ -d .demo/fastvideo-0.2.1 ] || $(PY) -m zipfile -e $(WHEEL) .demo/fastvideo-0.2.1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import threading
 import time
 from pathlib import Path
 
@@ -27,6 +29,13 @@ class Job:
         self._done = 0.0
         self._pending: bytes | None = None
         self._written = -math.inf
+        self._later: threading.Timer | None = None
+        self._renew_lock()
+        # A fork of a job may come while the timer writes; its copy of the lock would never be let go.
+        os.register_at_fork(after_in_child=self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """Tell whoever waits how far the job is.
@@ -36,17 +45,33 @@ class Job:
             total: All work in the same unit, or none when it is not known.
             message: What is being done, one short line.
 
-        Writes at most ten times a second, so it may be called in a tight loop; the last call is never lost.
+        Writes at most ten times a second, so it may be called in a tight loop; the last call is never lost, also when
+        nothing comes after it because the job hangs or is killed.
         """
-        if math.isfinite(done):
-            self._done = max(self._done, float(done))
-        known = total is not None and math.isfinite(total)
-        self._pending = encode({"done": self._done, "total": total if known else None, "message": str(message)[:500]})
-        if time.monotonic() - self._written >= _INTERVAL:
-            self.flush()
+        with self._lock:
+            if math.isfinite(done):
+                self._done = max(self._done, float(done))
+            known = total is not None and math.isfinite(total)
+            document = {"done": self._done, "total": total if known else None, "message": str(message)[:500]}
+            self._pending = encode(document)
+            if time.monotonic() - self._written >= _INTERVAL:
+                self._write()
+            elif self._later is None:
+                self._later = threading.Timer(_INTERVAL, self._write_late)
+                self._later.daemon = True
+                self._later.start()
 
     def flush(self) -> None:
         """Write the progress that the rate limit held back."""
+        with self._lock:
+            self._write()
+
+    def _write_late(self) -> None:
+        with self._lock:
+            self._later = None
+            self._write()
+
+    def _write(self) -> None:
         if self._pending is None:
             return
         # Progress is a courtesy: a full disk must not end hours of work.

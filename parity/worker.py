@@ -57,17 +57,23 @@ def main(job: str, run_dir: str, jobs: Mapping[str, str] = JOBS, package: str = 
     supervisor handed over on standard input, so that a file put there by anyone else is known as such.
     """
     folder = Path(run_dir)
+    worker = os.getpid()
     key = _read_key()
+    handle: Job | None = None
     try:
         spec = json.loads((folder / "spec.json").read_bytes())
         handle = Job(folder)
         value = _load(job, jobs, package)(spec, handle)
+        _end_fork(worker)
         handle.flush()
         if not isinstance(value, dict):
             raise TypeError(f"the job returned a {type(value).__name__}, not a dict")
         result = encode({"ok": True, "value": value})
     # BaseException: a job that calls sys.exit() must not end as a run without a result.
     except BaseException as error:
+        _end_fork(worker, error)
+        if handle is not None:
+            handle.flush()
         result = encode({"ok": False, "error": describe(error)})
     if key:
         mac = hmac.new(key, result, hashlib.sha256).hexdigest()
@@ -76,6 +82,16 @@ def main(job: str, run_dir: str, jobs: Mapping[str, str] = JOBS, package: str = 
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
+
+
+def _end_fork(worker: int, error: BaseException | None = None) -> None:
+    """End this process if it is a fork that came back from the job: only the worker itself has a result."""
+    if os.getpid() == worker:
+        return
+    if error is not None and not isinstance(error, SystemExit):
+        traceback.print_exception(type(error), error, error.__traceback__)
+    clean = error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
+    os._exit(0 if clean else 1)
 
 
 def describe(error: BaseException) -> dict[str, str]:

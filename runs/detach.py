@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .folder import open_regular
+
 # Forked twice: the process is nobody's child, so a client that ends the server's process tree does not reach it.
 _DETACH = """\
 import os, sys
@@ -30,7 +32,7 @@ def start_detached(module: str, arguments: Sequence[str], log: Path) -> int:
     Raises:
         OSError: The process cannot be started.
     """
-    with log.open("ab") as stderr:
+    with open_regular(log, append=True) as stderr:
         first = subprocess.Popen(
             [sys.executable, "-c", _DETACH, module, *arguments],
             # Not the current folder: `-m` would import from it.

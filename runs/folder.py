@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from io import FileIO
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -25,14 +26,25 @@ def read_regular(path: Path, most: int, *, end: bool = False) -> bytes:
     Raises:
         OSError: The file is absent, cannot be read or is no regular file.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with open(fd, "rb") as file:  # noqa: PTH123
-        facts = os.fstat(fd)
-        if not stat.S_ISREG(facts.st_mode):
-            raise OSError(f"{path} is not a regular file")
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         if end:
-            file.seek(max(0, facts.st_size - most))
-        return file.read(min(most, facts.st_size))
+            file.seek(max(0, size - most))
+        return file.read(min(most, size))
+
+
+def open_regular(path: Path, *, append: bool = False) -> FileIO:
+    """A regular file to be read, or with ``append`` to be made if absent and lengthened, unbuffered; see above.
+
+    Raises:
+        OSError: The file is absent, cannot be opened or is no regular file.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND if append else os.O_RDONLY
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(f"{path} is not a regular file")
+    return FileIO(fd, "ab" if append else "rb")
 
 
 def last_progress(folder: Path) -> Progress | None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,21 +101,30 @@ class Lease:
         return int(path.stem) if path.stem.isdecimal() else 0
 
     def _living(self, path: Path) -> dict[str, list[str]] | None:
-        """A ticket's content, or none after removing it because its holder is dead."""
+        """A ticket's content, or none: its holder is dead (then it is removed), or it is no ticket."""
         try:
-            fd = os.open(path, os.O_RDWR)
-        except FileNotFoundError:
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError:
             return None
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            try:
-                content: dict[str, list[str]] = json.loads(os.read(fd, 65536))
-            except ValueError:
-                return None
-            return content
+            return _content(os.read(fd, 65536))
         else:
             path.unlink(missing_ok=True)
             return None
         finally:
             os.close(fd)
+
+
+def _content(data: bytes) -> dict[str, list[str]] | None:
+    """What a ticket says, or none if these bytes are no ticket's."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or "run_id" not in content or not isinstance(content.get("devices"), list):
+        return None
+    return {"run_id": content["run_id"], "devices": [str(device) for device in content["devices"]]}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
-from .folder import read_regular
+from .folder import open_regular, read_regular
 
 LOG = "log.txt"
 _NEWER, _OLDER = "log.tail-newer", "log.tail-older"
@@ -14,13 +18,16 @@ class LogWriter:
     """Writes ``log.txt`` in a run's folder: half of ``limit`` for the beginning, half for the end.
 
     While the run goes on, the end lives in two files of a quarter each that take turns; ``close`` appends them.
+    Whatever a worker puts in their place: it costs output, never the run.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder = folder
         self._head_room = limit // 2
         self._segment = max(limit // 4, 1)
-        self._head = (folder / LOG).open("ab", buffering=0)
+        self._head: FileIO | None = None
+        with suppress(OSError):
+            self._head = open_regular(folder / LOG, append=True)
         self._tail = 0
         self.dropped = 0
 
@@ -32,7 +39,7 @@ class LogWriter:
             self.dropped += len(data)
 
     def _write(self, data: bytes) -> None:
-        if self._head_room:
+        if self._head is not None and self._head_room:
             part = data[: self._head_room]
             self._head.write(part)
             self._head_room -= len(part)
@@ -44,30 +51,36 @@ class LogWriter:
                 newer.replace(older)
                 self._tail = 0
             part = data[: self._segment - self._tail]
-            with newer.open("ab", buffering=0) as file:
+            with open_regular(newer, append=True) as file:
                 file.write(part)
             self._tail += len(part)
             data = data[len(part) :]
 
     def close(self) -> None:
         """Bring the end behind the beginning and say what is missing between them."""
-        self._head.close()
+        if self._head is not None:
+            self._head.close()
         merge(self._folder, self.dropped)
 
 
 def merge(folder: Path, dropped: int | None = None) -> None:
-    """Append the end of a log to its beginning; ``dropped`` bytes between them, none: not known."""
-    parts = [folder / name for name in (_OLDER, _NEWER) if (folder / name).exists()]
+    """Append the end of a log to its beginning; ``dropped`` bytes between them, none: not known.
+
+    What cannot be appended (a full disk, no regular file) stays where it is, and ``tail`` finds it there.
+    """
+    parts = [folder / name for name in (_OLDER, _NEWER) if os.path.lexists(folder / name)]
     if not parts:
         return
-    with (folder / LOG).open("ab") as log:
-        if dropped is None or dropped:
-            count = "an unknown number of" if dropped is None else f"{dropped:,}"
-            log.write(f"\n[fastvideo-port: {count} bytes of output were dropped here]\n".encode())
-        for part in parts:
-            log.write(part.read_bytes())
-    for part in parts:
-        part.unlink()
+    with suppress(OSError):
+        with open_regular(folder / LOG, append=True) as log:
+            if dropped is None or dropped:
+                count = "an unknown number of" if dropped is None else f"{dropped:,}"
+                log.write(f"\n[fastvideo-port: {count} bytes of output were dropped here]\n".encode())
+            for path in parts:
+                with open_regular(path) as part:
+                    shutil.copyfileobj(part, log)
+        for path in parts:
+            path.unlink()
 
 
 def tail(folder: Path, lines: int, most: int = 65536) -> str:

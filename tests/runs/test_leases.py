@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 from fastvideo_port.port.errors import PortError
-from fastvideo_port.runs import processes
 from fastvideo_port.runs.leases import Lease, lease_keys
-from fastvideo_port.runs.records import read_record
 from fastvideo_port.runs.store import RunStore
 
 from .conftest import Begin, until
@@ -75,15 +73,6 @@ def test_runs_on_one_card_follow_each_other_and_say_who_is_ahead(store: RunStore
     store.cancel(first.run_id)
     done = store.wait(second.run_id, 30)
     assert done.state == "done" and done.progress is None
-
-
-def test_a_killed_supervisor_gives_its_card_back(store: RunStore, begin: Begin) -> None:
-    first = begin("hangs", devices=["cuda:0"])
-    until(lambda: store.get(first.run_id).state == "running")
-    second = begin("add", a=1, b=2, devices=["cuda:0"])
-    processes.send(read_record(store.home, first.run_id).supervisor, signal.SIGKILL)
-    assert store.wait(second.run_id, 30).state == "done"
-    assert store.get(first.run_id).state == "crashed"
 
 
 def test_a_run_can_be_cancelled_while_it_waits(store: RunStore, begin: Begin) -> None:

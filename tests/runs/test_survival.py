@@ -15,42 +15,10 @@ import pytest
 from fastvideo_port.port.database import transaction
 from fastvideo_port.port.errors import PortError
 from fastvideo_port.runs import processes
-from fastvideo_port.runs.records import change_record, read_record
+from fastvideo_port.runs.records import read_record
 from fastvideo_port.runs.store import RunStore
 
 from .conftest import ENGINE, Begin, until
-
-SERVER = """
-import os, signal, sys
-from pathlib import Path
-from fastvideo_port.runs.store import RunStore
-store = RunStore(Path(sys.argv[1]), parity_dir=Path(sys.argv[2]))
-run = store.create(port_id=None, tool="fake", arguments={}, python=sys.executable, job="sleeps",
-                   spec={"seconds": 1.5}, cwd=Path(sys.argv[1]))
-if sys.argv[3] == "start":
-    store.start(run.run_id)
-print(run.run_id, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def _killed_server(home: Path, what: str) -> str:
-    server = subprocess.run(
-        [sys.executable, "-c", SERVER, str(home), str(ENGINE), what], capture_output=True, text=True, check=False
-    )
-    assert server.returncode == -signal.SIGKILL, server.stderr
-    return server.stdout.strip()
-
-
-def test_a_run_outlives_the_server_that_was_killed(store: RunStore) -> None:
-    run_id = _killed_server(store.home, "start")
-    assert store.get(run_id).state in ("queued", "running")
-    assert store.wait(run_id, 30).state == "done"
-
-
-def test_a_run_that_was_never_started_says_so(store: RunStore) -> None:
-    run = store.get(_killed_server(store.home, "do not start"))
-    assert run.state == "crashed" and run.error is not None and "before it started it" in run.error.what
 
 
 def test_the_supervisor_is_nobodys_child_and_leads_its_own_session(store: RunStore, begin: Begin) -> None:
@@ -74,26 +42,6 @@ def test_a_killed_supervisor_is_found_out_and_its_worker_ended(store: RunStore, 
     assert "supervisor of this run died" in ended.error.what and "hanging" in ended.error.seen
     assert ended.progress is not None and ended.progress.done == 3
     assert processes.marked(run.run_id) == []
-
-
-def test_a_terminated_supervisor_records_the_end_itself(store: RunStore, begin: Begin) -> None:
-    run = begin("hangs")
-    until(lambda: store.log_tail(run.run_id) == "hanging")
-    processes.send(read_record(store.home, run.run_id).supervisor, signal.SIGTERM)
-    ended = store.wait(run.run_id, 30)
-    assert ended.state == "crashed" and ended.error is not None and "from outside" in ended.error.what
-
-
-def test_a_finished_result_is_accepted_although_the_supervisor_died(store: RunStore, begin: Begin) -> None:
-    run = store.wait(begin("add", a=1, b=2).run_id, 30)
-    # As if the supervisor had been killed between the worker's end and its own last write.
-    change_record(
-        store.home,
-        run.run_id,
-        lambda record: record.model_copy(update={"state": "running", "finished_at": None, "result_digest": None}),
-    )
-    assert store.wait(run.run_id, 30).state == "done"
-    assert store.value(run.run_id) == {"sum": 3}
 
 
 def test_a_result_forged_after_the_supervisor_was_killed_is_not_accepted(store: RunStore, begin: Begin) -> None:

@@ -1,7 +1,10 @@
 """Jobs as hostile as a port can be."""
 
+import atexit
 import ctypes
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +32,33 @@ def add(spec: Spec, job: Job) -> Spec:
     return {"sum": spec["a"] + spec["b"]}
 
 
+def works(spec: Spec, job: Job) -> Spec:
+    """Five steps; each is printed and told, then noted outside the run's folder for whoever checks the store's word.
+
+    ``then``: mischief after the second step. ``hold``: wait for this file after that.
+    """
+    witness = Path(spec["witness"])
+
+    def note(text: str) -> None:
+        with witness.open("a") as file:
+            file.write(text + "\n")
+
+    note("begun")
+    for step in range(1, 6):
+        _say(f"step {step}")
+        job.progress(step, 5, f"step {step}")
+        job.flush()
+        note(f"step {step}")
+        if step == 2 and spec.get("then"):
+            _MISCHIEF[spec["then"]](spec, job)
+        if step == 2 and spec.get("hold"):
+            note("holds")
+            while not Path(spec["hold"]).exists():
+                time.sleep(0.01)
+    note("returned")
+    return {"token": spec["token"]}
+
+
 def raises(spec: Spec, job: Job) -> Spec:
     raise ValueError("the adapter is wrong")
 
@@ -37,23 +67,9 @@ def refuses(spec: Spec, job: Job) -> Spec:
     raise ParityError("No case was given.", seen="CASES = {}", fix="Add a case.")
 
 
-def kills_itself(spec: Spec, job: Job) -> Spec:
-    _say("last words")
-    os.kill(os.getpid(), signal.SIGKILL)
-    return {}
-
-
 def segfaults(spec: Spec, job: Job) -> Spec:
     ctypes.string_at(0)
     return {}
-
-
-def sys_exit(spec: Spec, job: Job) -> Spec:
-    sys.exit(0)
-
-
-def os_exit(spec: Spec, job: Job) -> Spec:
-    os._exit(spec["code"])
 
 
 def hangs(spec: Spec, job: Job) -> Spec:
@@ -75,12 +91,6 @@ def forks(spec: Spec, job: Job) -> Spec:
     _daemon()
     (job.files / "ready").write_text("")
     return hangs(spec, job)
-
-
-def daemonizes(spec: Spec, job: Job) -> Spec:
-    """Leaves a daemon behind, with the pipe still open, and returns."""
-    _daemon()
-    return {"left": "a daemon"}
 
 
 def _daemon() -> None:
@@ -131,14 +141,6 @@ def counts(spec: Spec, job: Job) -> Spec:
     return {}
 
 
-def dies_after_result(spec: Spec, job: Job) -> Spec:
-    """Segfaults while the interpreter shuts down, as native libraries do."""
-    import atexit
-
-    atexit.register(ctypes.string_at, 0)
-    return {"kept": True}
-
-
 def leaks(spec: Spec, job: Job) -> Spec:
     _say("login with hf_abcdefghijklmnop")
     raise ValueError("401 for hf_abcdefghijklmnop")
@@ -153,6 +155,7 @@ def eats(spec: Spec, job: Job) -> Spec:
 def spoils(spec: Spec, job: Job) -> Spec:
     """Puts a FIFO or a link to an endless device where the server reads, and dies."""
     for name in ("progress.json", "result.json", "result.mac"):
+        (job.run_dir / name).unlink(missing_ok=True)
         if spec["with"] == "fifo":
             os.mkfifo(job.run_dir / name)
         else:
@@ -166,3 +169,107 @@ def forges(spec: Spec, job: Job) -> Spec:
     Path(job.run_dir / "result.mac").write_text("0" * 64)
     threading.Event().wait(0.05)
     os._exit(0)
+
+
+def _tell(job: Job) -> None:
+    for message in ("the last but one", "the last"):
+        job.progress(3, 5, message)
+
+
+def _tell_and_hang(spec: Spec, job: Job) -> None:
+    _tell(job)
+    time.sleep(600)
+
+
+def _tell_and_raise(spec: Spec, job: Job) -> None:
+    _tell(job)
+    raise ValueError("the adapter is wrong")
+
+
+def _close_everything(spec: Spec, job: Job) -> None:
+    for number in (0, 1, 2):
+        os.close(number)
+    sys.stdout = sys.stderr = io.StringIO()
+
+
+def _end_the_supervisor(spec: Spec, job: Job) -> None:
+    time.sleep(0.3)  # what was said is on its way into the log
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def _return_twice(spec: Spec, job: Job) -> None:
+    """A fork that comes back from the job as well, with another value and before the job itself."""
+    if os.fork() == 0:
+        spec["token"] = "a fork's"
+    else:
+        time.sleep(0.7)
+
+
+def _return_twice_and_die(spec: Spec, job: Job) -> None:
+    """The same, and the job itself never returns: its fork's word must not stand for it."""
+    if os.fork() == 0:
+        spec["token"] = "a fork's"
+    else:
+        time.sleep(0.7)
+        os._exit(0)
+
+
+def _linger(spec: Spec, job: Job) -> None:
+    """Returns, and hangs while the interpreter shuts down."""
+    threading.Thread(target=time.sleep, args=(600,)).start()
+
+
+def _shout(spec: Spec, job: Job) -> None:
+    line = b"x" * 1023 + b"\n"
+    for _ in range(spec["megabytes"]):
+        os.write(1, line * 1024)
+
+
+def _block_the_log(spec: Spec, job: Job) -> None:
+    """FIFOs that nobody writes or reads where the supervisor keeps the log, and then more output than fits."""
+    for name in ("log.tail-newer", "log.tail-older"):
+        (job.run_dir / name).unlink(missing_ok=True)
+        os.mkfifo(job.run_dir / name)
+    _shout(spec, job)
+
+
+def _full_result(spec: Spec, job: Job) -> None:
+    """The result goes to a device that is always full."""
+    (job.run_dir / f".result.json.{os.getpid()}").symlink_to("/dev/full")
+
+
+def _remove_the_folder(spec: Spec, job: Job) -> None:
+    shutil.rmtree(job.run_dir)
+
+
+def _spoil_progress(spec: Spec, job: Job) -> None:
+    (job.run_dir / "progress.json").unlink()
+    (job.run_dir / "progress.json").mkdir()
+
+
+_MISCHIEF = {
+    "close everything": _close_everything,
+    "end the supervisor": _end_the_supervisor,
+    "return twice": _return_twice,
+    "return twice and die": _return_twice_and_die,
+    "linger": _linger,
+    "shout": _shout,
+    "block the log": _block_the_log,
+    "full result": _full_result,
+    "remove the folder": _remove_the_folder,
+    "spoil progress": _spoil_progress,
+    "leave a daemon": lambda spec, job: _daemon(),
+    "tell and hang": _tell_and_hang,
+    "tell and raise": _tell_and_raise,
+    "segfault": lambda spec, job: ctypes.string_at(0),
+    "segfault at the end": lambda spec, job: atexit.register(ctypes.string_at, 0),
+    "exit 0": lambda spec, job: os._exit(0),
+    "exit 3": lambda spec, job: os._exit(3),
+    "sys.exit": lambda spec, job: sys.exit(0),
+    "ignore SIGTERM": lambda spec, job: ignores_term(spec, job),
+    "hang": lambda spec, job: time.sleep(600),
+    "forge": forges,
+    "spoil": spoils,
+    "eat": lambda spec, job: eats(spec, job),
+}
