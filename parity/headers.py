@@ -21,7 +21,7 @@ DTYPES = {
 }  # fmt: skip
 """Safetensors' names of dtypes -> torch's."""
 _MAX_HEADER = 100_000_000
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What a document of another form raises on the way to what is wanted of it."""
 
 

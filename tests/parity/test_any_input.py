@@ -55,6 +55,7 @@ def folder(tmp_path: Path) -> Path:
 @example(data=as_file(b'{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 8]}}'))
 @example(data=as_file(b'{"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}'))
 @example(data=as_file(b'{"a": {"dtype": "F32", "shape": "12", "data_offsets": [0, 8]}}'))
+@example(data=as_file(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": ""}}'))
 @example(data=as_file(b'{"a\\ud800": {"dtype": "F32\\ud800", "shape": [2], "data_offsets": [0, 8]}}'))
 def test_a_header_of_any_bytes(folder: Path, data: bytes) -> None:
     path = folder / "model.safetensors"

@@ -52,9 +52,9 @@ class Stage:
         return RunStore(self.home)
 
     def allowed(self) -> tuple[Path, ...]:
-        """Where tools write: the state folder, the worktrees on record, and git's own folder of their repository."""
+        """Where tools write: the state folder, ~/dev for clones, the worktrees on record, and git's own folder."""
         worktrees = [Path(port.worktree) for port in PortStore(self.home).list()]
-        return (self.home, self.place.repository / ".git", *worktrees)
+        return (self.home, self.root / "user/dev", self.place.repository / ".git", *worktrees)
 
     def outside(self) -> dict[str, str]:
         """Every path below the root where no tool writes: its kind, size, time and content."""
