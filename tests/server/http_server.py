@@ -38,8 +38,8 @@ class Answer:
     def json(self) -> Any:
         """The body, or the last event of a stream, as JSON."""
         text = self.body.decode()
-        if "data: " in text:
-            text = text.split("data: ")[-1].split("\r\n")[0]
+        if self.headers.get("content-type", "").startswith("text/event-stream"):
+            text = [row for row in text.splitlines() if row.startswith("data: ")][-1].removeprefix("data: ")
         return json.loads(text)
 
 
@@ -145,13 +145,12 @@ def post(port: int, body: Any, headers: dict[str, str | None] | None = None, **o
         return read_answer(connection)
 
 
-def modern(method: str, name: str | None = None, **params: Any) -> tuple[dict[str, Any], dict[str, str | None]]:
-    """A request of the newer protocol: its body and the headers that it asks for."""
+def modern(method: str, **params: Any) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """A request of the newer protocol: its body, and the headers that have to say the same."""
     body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": META}}
-    if name is not None:
-        body["params"]["uri" if method == "resources/read" else "name"] = name  # type: ignore[index]
     headers: dict[str, str | None] = {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": method}
-    return body, headers | ({"Mcp-Name": name} if name is not None else {})
+    name = params.get("uri", params.get("name"))
+    return body, headers | ({"Mcp-Name": name} if isinstance(name, str) else {})
 
 
 def legacy(method: str, number: Any = 1, **params: Any) -> dict[str, Any]:

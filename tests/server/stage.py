@@ -133,8 +133,8 @@ def _prepare(root: Path) -> tuple[Path, Place]:
 
 
 @contextmanager
-def open_stage(root: Path) -> Iterator[Stage]:
-    """A server on a port of the tiny model, below ``root``, with a client that stays connected."""
+def open_stage(root: Path, mode: Any = "auto") -> Iterator[Stage]:
+    """A server on a port of the tiny model, below ``root``, with a client of protocol ``mode`` that stays connected."""
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setenv("HF_TOKEN", TOKEN)
         patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
@@ -143,7 +143,7 @@ def open_stage(root: Path) -> Iterator[Stage]:
         patch.setenv("FASTVIDEO_PORT_HOME", str(home))
         portal = stack.enter_context(start_blocking_portal())
         server = build_server(home, place.repository)
-        client = stack.enter_context(portal.wrap_async_context_manager(Client(server, mode="auto")))
+        client = stack.enter_context(portal.wrap_async_context_manager(Client(server, mode=mode)))
 
         async def ask(name: str, arguments: dict[str, Any]) -> Any:
             with anyio.fail_after(HANG_S):

@@ -33,7 +33,7 @@ from .http_server import (
     serving,
 )
 
-CALL, CALL_HEADERS = modern("tools/call", "list_ports", arguments={})
+CALL, CALL_HEADERS = modern("tools/call", name="list_ports", arguments={})
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_a_body_of_chunks_is_refused_at_the_limit_without_being_kept(served: Ser
 
 
 def test_a_body_just_under_the_limit_is_taken(served: Served) -> None:
-    body, headers = modern("tools/call", "list_ports", arguments={"x": "y" * (MAX_BODY - 600)})
+    body, headers = modern("tools/call", name="list_ports", arguments={"x": "y" * (MAX_BODY - 600)})
     answer = served.post(body, headers)
     assert answer.status == 200 and "no such argument" in answer.json()["result"]["content"][0]["text"]
 
@@ -285,7 +285,7 @@ def test_sigterm_ends_the_server_at_once_and_its_runs_go_on(tmp_path: Path) -> N
             connect(server.port) as idle,
         ):
             call = {"port_id": tiny.port_id, "script": "examples/slow.py", "wait_s": 45}
-            body, headers = modern("tools/call", "run_example", arguments=call)
+            body, headers = modern("tools/call", name="run_example", arguments=call)
             waiting.sendall(request(server.port, json.dumps(body).encode(), headers))
             idle.sendall(b"POST /mcp")
             until((tiny.worktree / "started").exists)
@@ -301,7 +301,7 @@ def test_sigterm_ends_the_server_at_once_and_its_runs_go_on(tmp_path: Path) -> N
         assert run.state == "running" and not (tiny.worktree / "ended").exists()
         (tiny.worktree / "go").write_text("")
         with serving(home, cwd) as server:
-            body, headers = modern("tools/call", "run_status", arguments={"run_id": run_id, "wait_s": 45})
+            body, headers = modern("tools/call", name="run_status", arguments={"run_id": run_id, "wait_s": 45})
             found = server.post(body, headers).json()["result"]["structuredContent"]
             assert found["state"] == "done" and found["result"]["details"]["exit_code"] == 0
             assert "Traceback" not in server.log

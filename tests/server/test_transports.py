@@ -102,6 +102,21 @@ def test_every_tool_refuses_nonsense_over_stdio_and_the_server_goes_on(tmp_path:
         assert "Error executing tool" not in text_of(result) and "pydantic" not in text_of(result)
 
 
+@pytest.mark.parametrize("era", ERAS)
+def test_a_name_that_is_not_utf8_ends_neither_the_answer_nor_the_server(tmp_path: Path, era: str) -> None:
+    """Half of a surrogate pair in an answer, which is how such a name comes, ended the whole server."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+
+    async def steps(client: Client) -> Any:
+        refused = await client.call_tool("create_worktree", {"model_name": "Wan", "fastvideo_repo": "."})
+        return refused, await client.call_tool("list_ports", {})
+
+    refused, ports = drive(stdio(folder, folder), era, steps)
+    assert refused.is_error and "caf\\udce9" in text_of(refused)
+    assert not ports.is_error
+
+
 def call(number: int, arguments: str) -> str:
     """A `tools/call` whose arguments are given as text, so that they need not be JSON."""
     return (
