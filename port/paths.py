@@ -83,6 +83,23 @@ def resolve_inside(root: Path, argument: str, *, name: str = "path", kind: Kind 
     return path
 
 
+def require_utf8(path: Path, name: str) -> Path:
+    """Return ``path`` if a record, a result and a worker's JSON can hold it.
+
+    Raises:
+        PortError: It is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise PortError(
+            f"The path of {name} is not UTF-8, so no record can hold it.",
+            seen=str(path)[:300],
+            fix="Rename that folder, or take another one.",
+        ) from error
+    return path
+
+
 def check_kind(path: Path, kind: Kind, *, name: str = "path") -> None:
     """Refuse a path that is absent, or is neither a regular file nor a folder (FIFO, device, socket).
 

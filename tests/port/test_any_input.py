@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,16 @@ def test_weights_whose_json_files_are_of_any_bytes(folder: Path, index: bytes, p
         report = reads(read_weights, folder, folder.parent)
         if report is not None:
             report.model_dump_json()
+
+
+def test_a_name_that_is_not_utf8_is_passed_over_and_weights_of_such_a_name_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(SAFETENSORS)
+    (folder / os.fsdecode(b"caf\xe9.json")).write_text("{}")
+    report = read_weights(folder, folder.parent)
+    report.model_dump_json()
+    assert report.notes == ("caf\\udce9.json has a name that is not UTF-8 and was passed over",)
+    (folder / os.fsdecode(b"caf\xe9.safetensors")).write_bytes(SAFETENSORS)
+    assert reads(read_weights, folder, folder.parent) is None
 
 
 @examples(150)
