@@ -62,7 +62,7 @@ class Adapter:
         patterns = (value,) if isinstance(value, str) else value
         try:
             return tuple(re.compile(pattern).pattern for pattern in patterns)
-        except (re.error, TypeError) as error:
+        except (re.error, TypeError, OverflowError, RecursionError) as error:
             raise ParityError(
                 "UNUSED of the adapter is not a tuple of regular expressions.",
                 seen=f"{self.path}: {value!r:.200} ({error})",

@@ -30,6 +30,7 @@ from .weights import Entry
 _KEYS = (
     "match", "to", "split", "merge", "transpose", "permute", "reshape", "cast", "ops", "then", "drop", "optional",
 )  # fmt: skip
+_MOST_PARTS = 10_000
 _TARGET = re.compile(r"(?P<component>[A-Za-z][A-Za-z0-9_]*)/(?P<name>[^/\s]+)")
 
 
@@ -113,8 +114,10 @@ def _rule(row: object, place: str) -> ConvertRule:
     pattern = row.get("match")
     place = f"{place}, {pattern!r:.120}"
     try:
-        compiled = re.compile(pattern)  # type: ignore[type-var]
-    except (re.error, TypeError) as error:
+        if not isinstance(pattern, str):
+            raise TypeError(f"match is a {type(pattern).__name__}")
+        compiled = re.compile(pattern)
+    except (re.error, TypeError, OverflowError, RecursionError) as error:
         raise ParityError(
             "A rule is not a regular expression.", seen=f"{place}: {error}", fix="Repair match."
         ) from error
@@ -147,11 +150,13 @@ def _rule(row: object, place: str) -> ConvertRule:
         if not _table(merge, {"index": int, "of": int, "dim": int}) or not {"index", "of"} <= set(merge):
             raise _form(place, "merge", '"merge": {"index": 0, "of": 3, "dim": 0}')
         index, of, dim = merge["index"], merge["of"], merge.get("dim", 0)
-        if not 0 <= index < of:
-            raise _form(place, "merge", f"an index from 0 to of - 1, not {index} of {of}")
+        if dim < 0:
+            raise _form(place, "merge", f"a dim counted from the front, not {dim}")
+        if not 0 <= index < of <= _MOST_PARTS:
+            raise _form(place, "merge", f"an index from 0 to of - 1, at most {_MOST_PARTS} parts, not {index} of {of}")
     then = read_ops({"ops": row["then"]}, place) if "then" in row else ()
     ops = read_ops(row, place)
-    return ConvertRule(str(pattern), to, ops, sizes, dim, index, of, then, drop, bool(row.get("optional")))
+    return ConvertRule(pattern, to, ops, sizes, dim, index, of, then, drop, bool(row.get("optional")))
 
 
 def _table(value: object, kinds: Mapping[str, type]) -> bool:

@@ -21,6 +21,8 @@ DTYPES = {
 }  # fmt: skip
 """Safetensors' names of dtypes -> torch's."""
 _MAX_HEADER = 100_000_000
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What a document of another form raises on the way to what is wanted of it."""
 
 
 @dataclass
@@ -67,7 +69,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         if end != size:
             raise ValueError(f"the header describes {end} bytes, the file has {size}")
         return {name: _entry(name, row) for name, row in rows}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, *_MALFORMED, struct.error) as error:
         raise ParityError(
             "A weights file cannot be read.",
             seen=f"{path}: {error}",
@@ -76,7 +78,10 @@ def read_header(path: Path) -> dict[str, Entry]:
 
 
 def _entry(name: str, row: dict[str, Any]) -> Entry:
-    return Entry(name, tuple(int(size) for size in row["shape"]), DTYPES.get(row["dtype"], row["dtype"].lower()))
+    shape = row["shape"]
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"{name[:80]!r} has the shape {shape!r:.60}")
+    return Entry(name, tuple(shape), DTYPES.get(row["dtype"], row["dtype"].lower()))
 
 
 def read_headers(folder: Path) -> Headers:
@@ -116,7 +121,7 @@ def read_headers(folder: Path) -> Headers:
 def _index_findings(path: Path, holds: dict[str, set[str]]) -> Iterator[Finding]:
     try:
         table = {str(name): str(file) for name, file in json.loads(path.read_text("utf-8"))["weight_map"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *_MALFORMED) as error:
         yield Finding("index-unreadable", f"{path.name} cannot be read: {type(error).__name__}: {error}", (path.name,))
         return
     for file in sorted(set(table.values()) - set(holds)):

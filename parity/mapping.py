@@ -71,7 +71,7 @@ def read_rules(mapping: Mapping[str, object]) -> list[Rule]:
     for pattern, value in mapping.items():
         try:
             compiled = re.compile(pattern)
-        except (re.error, TypeError) as error:
+        except (re.error, TypeError, OverflowError, RecursionError) as error:
             raise ParityError(
                 "A rule of the mapping is not a regular expression.",
                 seen=f"{pattern!r}: {error}",

@@ -43,9 +43,13 @@ def read_convert_file(path: Path, worktree: Path, source: Path) -> dict[str, Any
         document = tomllib.loads(decoded) if path.suffix.lower() == ".toml" else json.loads(decoded)
         if not isinstance(document, dict):
             raise ValueError("no table at the top")
+        _check_plain(document)
     except (ValueError, RecursionError) as error:
         raise PortError("The rule file cannot be read.", seen=f"{path.name}: {error}"[:300], fix=_EXAMPLE) from error
     _check(document, _TOP, path.name)
+    shard_gb = document.get("shard_gb", 0)
+    if not 0 <= shard_gb < 1e6:
+        raise PortError("shard_gb is no size.", seen=f"{shard_gb!r:.40}", fix="Give gigabytes, or leave it out.")
     components = {}
     for name, table in document.get("components", {}).items():
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name) or not isinstance(table, dict):
@@ -62,8 +66,21 @@ def read_convert_file(path: Path, worktree: Path, source: Path) -> dict[str, Any
         "components": components,
         "model_index": document.get("model_index", {}),
         "cast": document.get("cast"),
-        "shard_bytes": int(document["shard_gb"] * 1e9) if document.get("shard_gb", 0) > 0 else None,
+        "shard_bytes": int(shard_gb * 1e9) if shard_gb > 0 else None,
     }
+
+
+def _check_plain(document: Any) -> None:
+    """Refuse what a worker's JSON cannot carry: dates of TOML, and halves of surrogate pairs.
+
+    Raises:
+        ValueError: See above.
+        RecursionError: It is nested too deeply.
+    """
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 def _check(table: dict[str, Any], known: dict[str, Any], place: str) -> None:
@@ -86,6 +103,7 @@ def _component(name: str, table: dict[str, Any], worktree: Path, source: Path) -
         try:
             with open_regular(found) as file:
                 table["config"] = json.loads(file.read(MAX_BYTES).decode("utf-8"))
+            _check_plain(table["config"])
         except (ValueError, RecursionError) as error:
             raise PortError("A config is not JSON.", seen=f"{found}: {error}"[:300], fix="Give a JSON file.") from error
     if "copy" in table:

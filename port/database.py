@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from .errors import PortError
@@ -140,6 +140,25 @@ def transaction(home: Path) -> Iterator[sqlite3.Connection]:
             connection.execute("COMMIT")
         finally:
             connection.close()
+
+
+def select(home: Path, statement: str, *values: str) -> list[str]:
+    """The first column of what one SELECT finds.
+
+    Takes no write lock and makes no schema: whoever waits for a run asks several times a second, and many clients that
+    only read shall not wait for each other.
+
+    Raises:
+        StateUnavailable, StateDamaged: See ``worded``.
+    """
+    try:
+        # mode=rw: a database that is not there is not made here but by `transaction`, for this user alone.
+        where = f"{database_path(home).absolute().as_uri()}?mode=rw"
+        with worded(home), closing(sqlite3.connect(where, uri=True, timeout=_PATIENCE_S, isolation_level=None)) as db:
+            return [row[0] for row in db.execute(statement, values).fetchall()]
+    except sqlite3.DatabaseError:
+        with transaction(home) as db:
+            return [row[0] for row in db.execute(statement, values).fetchall()]
 
 
 def _make_private(path: Path) -> None:

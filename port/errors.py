@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def sendable(text: str) -> str:
+    """``text`` with every half of a surrogate pair spelled out (``\\udc80``).
+
+    A file name that is not UTF-8 comes as such halves. No JSON writer takes them, and one that fails in the middle of
+    an answer takes the whole connection down.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def visible(text: str) -> str:
+    """``text`` with what acts on a terminal or cannot be seen spelled out (``\\x1b``): a file's name may hold it."""
+    return _UNSEEN.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+
 
 class PortError(Exception):
     """An expected failure, worded for whoever has to act on it.
@@ -13,6 +31,7 @@ class PortError(Exception):
     """
 
     def __init__(self, what: str, *, seen: str = "", fix: str = "") -> None:
+        what, seen, fix = visible(what), visible(seen), visible(fix)
         super().__init__(what, seen, fix)
         self.what = what
         self.seen = seen

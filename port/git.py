@@ -194,20 +194,23 @@ def check_url(url: str, *, allow_local: bool, cwd: Path, name: str = "url") -> t
     fix = "Use https://host/path, ssh://host/path" + (" or the path of a local repository." if allow_local else ".")
     if not url.strip() or len(url) > 2000 or url.startswith("-") or url != url.strip():
         raise PortError(f"The {name} is not one to clone from.", seen=f"{name}={shown!r}", fix=fix)
-    if any(ord(char) < 32 or ord(char) == 127 for char in url):
+    if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) < 0xE000 for char in url):
         raise PortError(f"The {name} holds a control character.", seen=f"{name}={shown!r}", fix=fix)
     if "://" in url:
         return _check_absolute_url(url, allow_local=allow_local, name=name, fix=fix)
     if re.match(r"[A-Za-z0-9+.-]*::", url):
         raise PortError(f"The {name} asks git to run a helper program.", seen=f"{name}={shown!r}", fix=fix)
     scp = re.fullmatch(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?/)[^:]+", url)
-    path = Path(url).expanduser()
-    if scp and not (cwd / path).exists():
+    try:
+        path = (cwd / Path(url).expanduser()).resolve()
+        exists, is_folder = path.exists(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # an unknown ~user, a name that is too long, a loop of links
+        raise PortError(f"The {name} names no repository.", seen=f"{shown!r}: {error}", fix=fix) from error
+    if scp and not exists:
         return url, "ssh"
     if not allow_local:
         raise PortError(f"The {name} is a local path, and only remote ones are allowed.", seen=shown, fix=fix)
-    path = (cwd / path).resolve()
-    if not path.is_dir():
+    if not is_folder:
         raise PortError(f"The {name} names no repository.", seen=f"{path} is not a folder", fix=fix)
     return str(path), "file"
 

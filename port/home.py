@@ -8,6 +8,7 @@ from pathlib import Path
 import platformdirs
 
 from .errors import PortError
+from .paths import require_utf8
 
 VARIABLE = "FASTVIDEO_PORT_HOME"
 
@@ -16,9 +17,11 @@ def state_home() -> Path:
     """Return the state folder, made if absent: ``$FASTVIDEO_PORT_HOME`` or the platform's state folder.
 
     Raises:
-        PortError: The folder cannot be made or written.
+        PortError: The folder cannot be made or written, or its name is not UTF-8.
     """
     override = os.environ.get(VARIABLE)
+    if override:
+        require_utf8(Path(override), VARIABLE)
     home = Path(override).expanduser() if override else platformdirs.user_state_path("fastvideo-port", appauthor=False)
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)

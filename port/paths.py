@@ -22,7 +22,8 @@ def check_text(argument: str, name: str = "path") -> str:
     """Return ``argument`` if it can be a path at all.
 
     Raises:
-        PortError: It is empty, holds a NUL or another control character, or it or one of its parts is overlong.
+        PortError: It is empty, holds a NUL, another control character or half of a surrogate pair, or it or one of its
+            parts is overlong.
     """
     if not argument.strip():
         raise PortError(f"The argument {name} is empty.", seen=f"{name}={argument[:80]!r}", fix="Give a path.")
@@ -39,9 +40,9 @@ def check_text(argument: str, name: str = "path") -> str:
             seen=f"{len(longest)} characters, beginning {longest[:60]!r}",
             fix=f"Give a path whose parts have at most {MAX_COMPONENT} bytes each; no file has a longer name.",
         )
-    if any(ord(char) < 32 or ord(char) == 127 for char in argument):
+    if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) < 0xE000 for char in argument):
         raise PortError(
-            f"The path in {name} holds a control character.",
+            f"The path in {name} holds a control character or half of a surrogate pair.",
             seen=f"{name}={argument[:120]!r}",
             fix="Give the path without NUL, newlines and other control characters.",
         )
@@ -79,6 +80,23 @@ def resolve_inside(root: Path, argument: str, *, name: str = "path", kind: Kind 
             fix="Give a path of the work tree, outside .git.",
         )
     check_kind(path, kind, name=name)
+    return path
+
+
+def require_utf8(path: Path, name: str) -> Path:
+    """Return ``path`` if a record, a result and a worker's JSON can hold it.
+
+    Raises:
+        PortError: It is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise PortError(
+            f"The path of {name} is not UTF-8, so no record can hold it.",
+            seen=str(path)[:300],
+            fix="Rename that folder, or take another one.",
+        ) from error
     return path
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .database import transaction
+from .database import select, transaction
 from .errors import PortError
 
 
@@ -121,9 +121,8 @@ class PortStore:
 
     def list(self) -> list[PortRecord]:
         """All ports, the newest first."""
-        with transaction(self.home) as db:
-            rows = db.execute("SELECT record FROM ports ORDER BY created_at DESC").fetchall()
-        return [PortRecord.model_validate_json(row[0]) for row in rows]
+        rows = select(self.home, "SELECT record FROM ports ORDER BY created_at DESC")
+        return [PortRecord.model_validate_json(row) for row in rows]
 
     def get(self, port_id: str) -> PortRecord:
         """The port called ``port_id``.
@@ -131,11 +130,10 @@ class PortStore:
         Raises:
             PortError: There is no such port; the nearest ids are named.
         """
-        with transaction(self.home) as db:
-            row = db.execute("SELECT record FROM ports WHERE port_id = ?", (port_id,)).fetchone()
-        if row is None:
+        rows = select(self.home, "SELECT record FROM ports WHERE port_id = ?", port_id)
+        if not rows:
             raise self._unknown(port_id)
-        return PortRecord.model_validate_json(row[0])
+        return PortRecord.model_validate_json(rows[0])
 
     def update(self, port_id: str, change: Callable[[PortRecord], PortRecord]) -> PortRecord:
         """Replace a port's record by ``change(record)`` in one transaction and return the new one.

@@ -14,6 +14,8 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from .textsafe import one_line
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -74,8 +76,10 @@ def read(path: str, text: str) -> tuple[list[Needed], list[str], str]:
             lines, python = [(line, False) for line in _environment(text)], ""
         else:
             lines = [(line, False) for line in _requirement_lines(text, path, notes)]
-    except (ValueError, SyntaxError, ConfigError, RecursionError, MemoryError, TypeError, AttributeError) as error:
-        return [], [f"{path} cannot be read: {type(error).__name__}: {str(error)[:120]}"], ""
+    except (
+        ValueError, SyntaxError, ConfigError, RecursionError, MemoryError, TypeError, AttributeError, ArithmeticError
+    ) as error:  # fmt: skip
+        return [], [f"{path} cannot be read: {type(error).__name__}: {one_line(str(error))[:120]}"], ""
     if len(lines) > MOST:
         notes.append(f"{path} has {len(lines)} requirements; the first {MOST} were read.")
     found = []
@@ -214,10 +218,13 @@ def _environment(text: str) -> Iterator[str]:
         if re.match(r"\S", bare) and not bare.startswith("-"):
             inside = bare.startswith("dependencies:")
             continue
-        match = re.fullmatch(r"\s*-\s+[\"']?([^\"']+?)[\"']?", bare)
-        if not inside or match is None or match[1].endswith(":"):
+        match = re.match(r"\s*-\s", bare)
+        # No pattern for the rest: one that may begin with spaces as well takes time with the square of their number.
+        value = bare[match.end() :].strip() if match else ""
+        value = value[value[:1] in ("'", '"') : len(value) - (value[-1:] in ("'", '"'))]
+        if not inside or not value or '"' in value or "'" in value or value.endswith(":"):
             continue
-        item = match[1].split("::")[-1]
+        item = value.split("::")[-1]
         if item.startswith(("-", ".")) or re.match(r"(python|pip)([=<> ]|$)", item):
             continue
         # name=1.2=build of conda is name==1.2.*

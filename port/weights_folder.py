@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .errors import PortError
+from .errors import PortError, sendable
 from .paths import open_regular
 
 UNSAFE = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".keras"})
@@ -68,7 +68,8 @@ def list_files(root: Path) -> Listing:
     """List the regular files below ``root``; links are followed, a folder is entered once.
 
     Raises:
-        PortError: There are more than ``MAX_FILES``, so that this is hardly a folder of weights.
+        PortError: There are more than ``MAX_FILES``, so that this is hardly a folder of weights, or a weights file has
+            a name that is not UTF-8.
     """
     listing = Listing(root)
     entered: set[tuple[int, int]] = set()
@@ -83,6 +84,9 @@ def list_files(root: Path) -> Listing:
         for name in sorted(names):
             path = Path(folder) / name
             shown = path.relative_to(root).as_posix()
+            if sendable(shown) != shown:
+                _pass_over(sendable(shown), listing)
+                continue
             try:
                 status = path.stat()
             except OSError:
@@ -100,3 +104,18 @@ def list_files(root: Path) -> Listing:
             )
     listing.sizes = dict(sorted(found.items()))
     return listing
+
+
+def _pass_over(shown: str, listing: Listing) -> None:
+    """Note a file whose name is not UTF-8: no report can hold it.
+
+    Raises:
+        PortError: It is one of weights.
+    """
+    if PurePosixPath(shown).suffix.lower() == ".safetensors":
+        raise PortError(
+            "The name of a weights file is not UTF-8, so no report can hold it.",
+            seen=f"{listing.root}: {shown[:200]}",
+            fix="Rename the file, and the index that names it, then fetch the weights again.",
+        )
+    listing.notes.append(f"{shown[:120]} has a name that is not UTF-8 and was passed over")

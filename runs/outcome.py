@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..port.errors import sendable
 from ..port.records import now
 from .folder import last_progress, read_regular
 from .models import RunError, RunRecord, RunState
@@ -62,6 +63,8 @@ def read_result(folder: Path, key: str) -> tuple[dict[str, Any] | None, str | No
         return None, None, "result.json is not what the worker wrote"
     try:
         result = json.loads(data)
+        # What is not UTF-8 (a file name) comes as halves of surrogate pairs, which neither a record nor a client takes.
+        result = _sendable(result) if b"\\u" in data else result
     except (ValueError, RecursionError) as error:
         return None, None, f"result.json: {error}"
     if not isinstance(result, dict) or not isinstance(
@@ -69,6 +72,14 @@ def read_result(folder: Path, key: str) -> tuple[dict[str, Any] | None, str | No
     ):
         return None, None, "result.json has neither a value nor an error"
     return result, hashlib.sha256(data).hexdigest(), ""
+
+
+def _sendable(value: Any) -> Any:
+    if isinstance(value, str):
+        return sendable(value)
+    if isinstance(value, dict):
+        return {sendable(key): _sendable(item) for key, item in value.items()}
+    return [_sendable(item) for item in value] if isinstance(value, list) else value
 
 
 def judge(record: RunRecord, folder: Path, ending: Ending) -> Outcome:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from ..port.database import database_path, transaction, worded
+from ..port.database import select, transaction
 from ..port.errors import PortError
 from .models import RunRecord
 
@@ -35,7 +33,7 @@ def read_record(home: Path, run_id: str) -> RunRecord:
     Raises:
         PortError: There is no such run; the nearest ids are named.
     """
-    rows = _select(home, "SELECT record FROM runs WHERE run_id = ?", run_id) if _RUN_ID.fullmatch(run_id) else []
+    rows = select(home, "SELECT record FROM runs WHERE run_id = ?", run_id) if _RUN_ID.fullmatch(run_id) else []
     if not rows:
         raise _unknown(home, run_id)
     record = _parsed(rows[0])
@@ -47,9 +45,9 @@ def read_record(home: Path, run_id: str) -> RunRecord:
 def list_records(home: Path, port_id: str | None = None) -> list[RunRecord]:
     """All records, or those of one port, the newest first."""
     if port_id is None:
-        rows = _select(home, "SELECT record FROM runs ORDER BY created_at DESC")
+        rows = select(home, "SELECT record FROM runs ORDER BY created_at DESC")
     else:
-        rows = _select(home, "SELECT record FROM runs WHERE port_id = ? ORDER BY created_at DESC", port_id)
+        rows = select(home, "SELECT record FROM runs WHERE port_id = ? ORDER BY created_at DESC", port_id)
     return [record for record in map(_parsed, rows) if record is not None]
 
 
@@ -73,18 +71,6 @@ def change_record(home: Path, run_id: str, change: Callable[[RunRecord], RunReco
     raise _unknown(home, run_id)
 
 
-def _select(home: Path, statement: str, *values: str) -> list[str]:
-    # No write lock and no schema: whoever waits for a run asks several times a second.
-    try:
-        # mode=rw: a database that is not there is not made here but by `transaction`, for this user alone.
-        where = f"{database_path(home).absolute().as_uri()}?mode=rw"
-        with worded(home), closing(sqlite3.connect(where, uri=True, timeout=30, isolation_level=None)) as db:
-            return [row[0] for row in db.execute(statement, values).fetchall()]
-    except sqlite3.DatabaseError:
-        with transaction(home) as db:
-            return [row[0] for row in db.execute(statement, values).fetchall()]
-
-
 def _parsed(row: str) -> RunRecord | None:
     try:
         return RunRecord.model_validate_json(row)
@@ -103,7 +89,7 @@ def _damaged(run_id: str) -> PortError:
 
 
 def _unknown(home: Path, run_id: str) -> PortError:
-    known = _select(home, "SELECT run_id FROM runs ORDER BY created_at DESC LIMIT 1000")
+    known = select(home, "SELECT run_id FROM runs ORDER BY created_at DESC LIMIT 1000")
     near = difflib.get_close_matches(run_id[:80], known, n=3, cutoff=0.6) or known[:3]
     return PortError(
         "There is no run with this id.",

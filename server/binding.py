@@ -17,7 +17,7 @@ from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetad
 from mcp_types import CallToolResult, ImageContent, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import PrivateAttr
 
-from ..port.errors import PortError
+from ..port.errors import PortError, sendable
 from ..tools.base import Report, ToolContext, ToolResult, ToolSpec
 from ..tools.picture import Picture
 from .arguments import Signature, signature_of
@@ -164,7 +164,7 @@ def _forward_progress(context: Context[Any, Any]) -> Report:
         last = done
         send: Callable[..., Any] = context.report_progress
         try:
-            anyio.from_thread.run(send, done, total, message or None)
+            anyio.from_thread.run(send, done, total, sendable(message) or None)
         except Exception:
             # The client is gone or has cancelled. The work goes on; there is only nobody to tell.
             logger.debug("progress not delivered", exc_info=True)

@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+from ..port.errors import sendable
 from ..tools.base import ToolResult
 
 LIMIT = 24_000
@@ -18,7 +19,7 @@ def payload_of(result: ToolResult, limit: int = LIMIT) -> dict[str, Any]:
     What is too large is shortened where it is largest, the longest list or text first, and ``next_step`` says so:
     a client that cuts does it silently.
     """
-    payload: dict[str, Any] = _finite(result.model_dump(mode="json"))
+    payload: dict[str, Any] = _plain(result.model_dump(mode="json"))
     cuts: dict[str, str] = {}
     while size(payload) > limit - 600:
         if not _shorten_largest(payload, cuts):
@@ -34,14 +35,16 @@ def size(value: Any) -> int:
     return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
 
 
-def _finite(value: Any) -> Any:
-    """``value`` with NaN and infinities as null, because JSON has neither."""
+def _plain(value: Any) -> Any:
+    """``value`` with NaN and infinities as null, because JSON has neither, and without halves of surrogate pairs."""
+    if isinstance(value, str):
+        return sendable(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {sendable(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [_plain(item) for item in value]
     return value
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 
-from ..port.errors import PortError
+from ..port.errors import PortError, sendable
 from ..tools.base import ToolContext
 
 if TYPE_CHECKING:
@@ -138,12 +138,13 @@ def add_resources(server: MCPServer, context: ToolContext) -> None:
 
 
 def _worded(read: Callable[P, R]) -> Callable[P, R]:
-    """Turn a `PortError` into the error whose text the SDK passes on."""
+    """Turn a `PortError` into the error whose text the SDK passes on, and text into what can be sent."""
 
     @wraps(read)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return read(*args, **kwargs)
+            found = read(*args, **kwargs)
+            return cast(R, sendable(found)) if isinstance(found, str) else found
         except PortError as error:
             missing = "no such" in error.what or "no port" in error.what or "no run" in error.what
             raise (ResourceNotFoundError if missing else ResourceError)(str(error)) from error

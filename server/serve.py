@@ -24,12 +24,6 @@ TOKEN_VARIABLE = "FASTVIDEO_PORT_TOKEN"
 _SHORTEST_TOKEN = 16
 _MAKE_TOKEN = "(umask 077; python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > FILE)"
 
-MAX_REQUEST = 4 * 1024 * 1024
-"""Bytes of one HTTP request."""
-
-MAX_CONNECTIONS = 256
-"""Connections served at once; more are answered 503."""
-
 
 @dataclass(frozen=True)
 class HttpOptions:
@@ -82,14 +76,18 @@ def serve_http(options: HttpOptions) -> None:
 
     import uvicorn
 
+    from .limits import MAX_HEADERS, PatientProtocol
+
     listener = _listen(options)
     port = listener.getsockname()[1]
     app = http_app(home, Path.cwd(), options, port=port, token=token)
     config = uvicorn.Config(
         app,
+        http=PatientProtocol,
+        h11_max_incomplete_event_size=MAX_HEADERS,
+        ws="none",
         log_config=None,
         access_log=False,
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=3,
         server_header=False,
     )
@@ -100,10 +98,11 @@ def serve_http(options: HttpOptions) -> None:
 
 
 def http_app(home: Path, cwd: Path, options: HttpOptions, *, port: int, token: str | None) -> ASGIApp:
-    """The ASGI application: the bearer check outside, then Host and Origin, then MCP at ``/mcp``."""
+    """The ASGI application: the bearer check outside, then the limits, then Host and Origin, then MCP at ``/mcp``."""
     from mcp.server.transport_security import TransportSecuritySettings
 
     from .app import build_server
+    from .limits import MAX_BODY, MAX_SESSIONS, Limits
 
     names = ["127.0.0.1", "localhost", "[::1]"]
     if options.host not in ("0.0.0.0", "::", "127.0.0.1", "localhost", "::1"):
@@ -113,8 +112,13 @@ def http_app(home: Path, cwd: Path, options: HttpOptions, *, port: int, token: s
         allowed_hosts=[f"{name}:{port}" for name in names] + list(options.allow_hosts),
         allowed_origins=[f"http://{name}:{port}" for name in names] + list(options.allow_origins),
     )
-    app: ASGIApp = build_server(home, cwd).streamable_http_app(
-        host=options.host, transport_security=security, max_request_body_size=MAX_REQUEST
+    app: ASGIApp = Limits(
+        build_server(home, cwd).streamable_http_app(
+            host=options.host,
+            transport_security=security,
+            max_request_body_size=MAX_BODY,
+            max_sessions=MAX_SESSIONS,
+        )
     )
     return app if token is None else BearerToken(app, token)
 
@@ -202,6 +206,8 @@ def _listen(options: HttpOptions) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        # Whoever reads where we listen may connect at once; it waits until the application is there.
+        listener.listen(128)
     except (OSError, OverflowError) as error:
         raise PortError(
             "The server cannot listen there.",

@@ -16,6 +16,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from .fuzzing import load_profile
+
+load_profile()
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".demo" / "cache"
 _PYTHON = "bin/python" if os.name != "nt" else "Scripts/python.exe"

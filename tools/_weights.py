@@ -14,6 +14,7 @@ def settle_weights(ctx: ToolContext, port: PortRecord) -> PortRecord:
     Raises:
         PortError: Those weights cannot be linked into the worktree.
     """
+    settled = False
     for tool, order, started, known in (
         ("fetch_weights", "fetch", port.fetches, port.weights.fetch if port.weights else 0),
         ("fetch_official_repo", "fetch", port.official_fetches, port.official_fetch),
@@ -25,7 +26,8 @@ def settle_weights(ctx: ToolContext, port: PortRecord) -> PortRecord:
         latest = max(done, key=lambda run: int(run.arguments[order]), default=None)
         if latest is not None and latest.arguments[order] > known:
             finish(ctx, latest)
-    return ctx.ports.get(port.port_id)
+            settled = True
+    return ctx.ports.get(port.port_id) if settled else port
 
 
 def try_settle_weights(ctx: ToolContext, port: PortRecord) -> PortRecord:

@@ -13,7 +13,7 @@ from ..port.errors import PortError
 from ..port.excludes import exclude
 from ..port.interpreters import Interpreter, default_interpreter, inspect_interpreter
 from ..port.names import check_branch_prefix, display_name, slugify
-from ..port.paths import check_text
+from ..port.paths import check_text, require_utf8
 from ..port.records import PortRecord, new_id, now
 from .base import ToolContext, ToolResult, ToolSpec
 
@@ -72,6 +72,7 @@ def create_worktree(
 
     if repository is not None:
         ctx.report(0, 2, f"adding a worktree of {repository}")
+        require_utf8(repository, "the FastVideo repository")
         made = workspace.make_worktree(repository, slug, prefix, ctx.home)
     else:
         url, transport = git.check_url(

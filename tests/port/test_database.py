@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fastvideo_port.port import database
-from fastvideo_port.port.database import StateDamaged, StateUnavailable, database_path, transaction
+from fastvideo_port.port.database import StateDamaged, StateUnavailable, database_path, select, transaction
 from fastvideo_port.port.errors import PortError
 from fastvideo_port.port.hashes import hash_files
 from fastvideo_port.port.home import state_home
@@ -81,6 +81,20 @@ def test_a_database_that_another_process_holds_is_said(home: Path, monkeypatch: 
             pass
     check(caught.value, home, "in use by another process")
     assert ids(home) == ["a"]
+
+
+def test_who_only_reads_waits_for_nobody_who_writes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty clients that asked for their ports stood in one line, each with the lock of a writer."""
+    monkeypatch.setattr(database, "_PATIENCE_S", 0.2)
+    with transaction(home) as db:
+        db.execute(INSERT, ("b", ""))
+        assert select(home, "SELECT port_id FROM ports") == ["a"]
+    assert select(home, "SELECT port_id FROM ports WHERE port_id = ?", "b") == ["b"]
+
+
+def test_the_first_to_read_makes_the_database_for_its_owner_alone(tmp_path: Path) -> None:
+    assert select(tmp_path, "SELECT port_id FROM ports") == []
+    assert stat.S_IMODE(database_path(tmp_path).stat().st_mode) == 0o600
 
 
 def test_a_file_that_is_no_database_is_said_and_left_as_it_is(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ RECORD = RunRecord(
 )
 
 
-def _leave(folder: Path, data: bytes, key: str = KEY) -> None:
+def leave(folder: Path, data: bytes, key: str = KEY) -> None:
+    """Leave ``data`` as result and progress, signed with ``key``."""
     (folder / "result.json").write_bytes(data)
     (folder / "progress.json").write_bytes(data)
     (folder / "result.mac").write_text(hmac.new(key.encode(), data, hashlib.sha256).hexdigest())
@@ -48,7 +49,7 @@ def _leave(folder: Path, data: bytes, key: str = KEY) -> None:
 @given(data=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_have_an_outcome(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("run")
-    _leave(folder, data)
+    leave(folder, data)
     last_progress(folder)
     outcome = judge(RECORD, folder, Ending(exit_code=0))
     assert outcome.state in ("done", "failed", "crashed")
@@ -62,16 +63,16 @@ def test_any_bytes_have_an_outcome(data: bytes, tmp_path_factory: pytest.TempPat
     [b'{"ok": true, "value": ' + b'{"a":' * 100000 + b"1" + b"}" * 100001, b'{"ok": 1, "value": {}}', b"[]", b""],
 )
 def test_a_result_of_the_wrong_form_is_no_result(tmp_path: Path, data: bytes) -> None:
-    _leave(tmp_path, data)
+    leave(tmp_path, data)
     assert read_result(tmp_path, KEY)[0] is None
     assert judge(RECORD, tmp_path, Ending(exit_code=0)).state == "crashed"
 
 
 def test_a_result_needs_the_key_of_its_run(tmp_path: Path) -> None:
     data = b'{"ok": true, "value": {}}'
-    _leave(tmp_path, data)
+    leave(tmp_path, data)
     assert read_result(tmp_path, KEY) == ({"ok": True, "value": {}}, hashlib.sha256(data).hexdigest(), "")
-    _leave(tmp_path, data, key="x" * 64)
+    leave(tmp_path, data, key="x" * 64)
     assert read_result(tmp_path, KEY)[2] == "result.json is not what the worker wrote"
     (tmp_path / "result.mac").unlink()
     assert "result.mac cannot be read" in read_result(tmp_path, KEY)[2]

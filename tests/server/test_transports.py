@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,30 @@ def test_every_tool_refuses_nonsense_over_stdio_and_the_server_goes_on(tmp_path:
     for result in drive(stdio(tmp_path, tmp_path), era, steps):
         assert result.is_error and "Do:" in text_of(result)
         assert "Error executing tool" not in text_of(result) and "pydantic" not in text_of(result)
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_a_name_that_is_not_utf8_ends_neither_the_answer_nor_the_server(tmp_path: Path, era: str) -> None:
+    """Half of a surrogate pair in an answer, which is how such a name comes, ended the whole server."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    (folder / "fastvideo").mkdir(parents=True)
+    for name in ("__init__.py", "registry.py"):
+        (folder / "fastvideo" / name).write_text("", encoding="utf-8")
+    subprocess.run(["git", "init", "-q", str(folder)], check=True, stdin=subprocess.DEVNULL)
+
+    async def steps(client: Client) -> Any:
+        refused = await client.call_tool("create_worktree", {"model_name": "Wan", "python": sys.executable})
+        return refused, await client.call_tool("list_ports", {})
+
+    refused, ports = drive(stdio(tmp_path, folder), era, steps)
+    assert refused.is_error and "caf\\udce9" in text_of(refused) and "is not UTF-8" in text_of(refused)
+    assert ports.structured_content["ports"] == []
+
+
+def test_a_state_folder_that_is_not_utf8_is_said(tmp_path: Path) -> None:
+    home = tmp_path / os.fsdecode(b"caf\xe9")
+    out = subprocess.run(SERVE, env=environment(home), capture_output=True, text=True, timeout=20)
+    assert out.returncode == 1 and "caf\\udce9" in out.stderr and "Traceback" not in out.stderr
 
 
 def call(number: int, arguments: str) -> str:
