@@ -91,6 +91,8 @@ def run_example(
         "arguments": arguments,
         "worktree": str(worktree),
         "official_repo": port.official_repo,
+        "official_weights": port.weights.path if port.weights else None,
+        "weights_identities": port.weights.identities if port.weights else {},
         "patches": port.environment_patches,
         "components": _component_files(port),
         "device": device,
