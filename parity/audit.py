@@ -75,11 +75,12 @@ def imported_files(root: Path) -> dict[str, str]:
         file = getattr(module, "__file__", None)
         if not file or not str(file).endswith(_CODE):
             continue
-        path = Path(file).resolve()
-        if path.is_relative_to(root) and not _in_environment(path, root) and path.is_file():
-            name = path.relative_to(root).as_posix()
-            if name not in found:
-                found[name] = sha256(path)
+        for path in (Path(file).absolute(), Path(file).resolve()):  # a link counts by its own name
+            if path.is_relative_to(root) and not _in_environment(path, root) and path.is_file():
+                name = path.relative_to(root).as_posix()
+                if name not in found:
+                    found[name] = sha256(path)
+                break
     return dict(sorted(found.items()))
 
 

@@ -38,7 +38,8 @@ class Sources:
     So modules below the folders are compiled from the bytes that are hashed, and their bytecode is not looked at.
 
     Attributes:
-        compiled: Resolved path of each module -> SHA-256 of what was compiled first.
+        compiled: Path of each module -> SHA-256 of what was compiled first. A link below the folders counts by its own
+            name, wherever it leads.
         opened: Path of each other file that was opened to read -> SHA-256 of what it held then.
         again: Files that were compiled or opened a second time with other content.
 
@@ -70,14 +71,14 @@ class Sources:
         stats, compile_ = loader.path_stats, loader.source_to_code
 
         def path_stats(this: Any, path: str) -> Any:
-            if self.covers(where := os.path.realpath(path)):
+            if where := self.name_of(path):
                 self._modules.add(where)
                 raise OSError("bytecode of this file is not used")  # the loader goes on with the source
             return stats(this, path)
 
         def source_to_code(this: Any, data: Any, path: str, **options: Any) -> Any:
-            where = os.path.realpath(os.fsdecode(path))
-            if isinstance(data, bytes) and self.covers(where):
+            where = self.name_of(os.fsdecode(path))
+            if where and isinstance(data, bytes):
                 self._note("file", where, hashlib.sha256(data).hexdigest())
             return compile_(this, data, path, **options)
 
@@ -87,6 +88,10 @@ class Sources:
     def covers(self, path: str) -> bool:
         """Whether a path lies below the folders, outside of this interpreter's environment and git's own folder."""
         return path.startswith(self.folders) and not path.startswith(self.apart) and f"{os.sep}.git{os.sep}" not in path
+
+    def name_of(self, path: str) -> str:
+        """The name by which a path lies below the folders: as given, else with links followed; "" if it does not."""
+        return next((name for name in (os.path.abspath(path), os.path.realpath(path)) if self.covers(name)), "")
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event != "open" or getattr(self._busy, "now", False):
@@ -102,8 +107,8 @@ class Sources:
     def _open(self, path: object, mode: str | None, flags: int) -> None:
         if isinstance(path, int) or path is None:
             return
-        where = os.path.abspath(os.fsdecode(path))  # type: ignore[arg-type]
-        if not self.covers(where) or where.lower().endswith(_NO_DATA):
+        where = self.name_of(os.fsdecode(path))  # type: ignore[arg-type]
+        if not where or where.lower().endswith(_NO_DATA):
             return
         if flags & (os.O_WRONLY | os.O_RDWR):
             self._written.add(where)
@@ -112,7 +117,7 @@ class Sources:
         # What this process itself wrote is no input of it.
         if where in self._written or not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
             return
-        if os.path.realpath(where) not in self._modules and len(self.opened) < _MOST_OPENED:
+        if where not in self._modules and len(self.opened) < _MOST_OPENED:
             with open(where, "rb") as file:
                 self._note("data", where, hashlib.sha256(file.read()).hexdigest())
 
@@ -177,11 +182,11 @@ class Watch:
         path = os.path.realpath(name)
         if self.official and path.startswith(self.official):
             self.say(kind="official", path=path)
-        elif self.sources.covers(path):
+        elif inside := self.sources.name_of(name):
             # The main script, and code that was compiled in another way than by an import: the file as it is now.
-            if path not in self.sources.compiled:
-                with open(path, "rb") as file:
-                    self._read("file", path, hashlib.sha256(file.read()).hexdigest())
+            if inside not in self.sources.compiled:
+                with open(inside, "rb") as file:
+                    self._read("file", inside, hashlib.sha256(file.read()).hexdigest())
         else:
             self._foreign(path.replace(os.sep, "/"))
 

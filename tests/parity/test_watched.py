@@ -129,3 +129,11 @@ def test_an_adapter_that_is_not_the_one_the_run_began_with_is_not_executed(root:
     adapter.write_text("open('ran', 'w') \n")
     told(root, code, **given)
     assert not (root / "ran").exists()
+
+
+def test_a_module_that_is_a_link_out_of_the_worktree_counts_by_its_name_there(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.py").write_text("SCALE = 3\n")
+    (root / "fastvideo/dit.py").unlink()
+    (root / "fastvideo/dit.py").symlink_to(tmp_path / "elsewhere.py")
+    executed, _ = told(root, "import fastvideo.dit")
+    assert executed["fastvideo/dit.py"] == digest("SCALE = 3\n")
