@@ -459,4 +459,22 @@ def test_an_attempt_to_fake_an_open_gate_is_refused_with_the_reason(name: str, t
     found = port.status()
     assert found.gate == "closed"
     item = next(item for item in found.items if item.id == attempt.item)
+    assert item.next
     assert item.state != "pass" and attempt.words in item.why, (item.state, item.why)
+
+
+@pytest.mark.parametrize(
+    ("name", "tool"),
+    [
+        ("take the scheduler out of the plan", "write_plan"),
+        ("swap the weights' values", "fetch_weights"),
+        ("a video that no run wrote", "run_example"),
+        ("edit the port's model", "run_component_parity"),
+    ],
+)
+def test_the_next_step_is_the_tool_that_helps_first(name: str, tool: str, tmp_path: Path) -> None:
+    attempt = ATTEMPTS[name]
+    port = OpenPort(tmp_path, without=attempt.without)
+    attempt.do(port)
+    item = next(item for item in port.status().items if item.id == attempt.item)
+    assert tool in item.next
