@@ -135,6 +135,8 @@ def load_adapter(path: Path, optional: tuple[str, ...] = ()) -> Adapter:
     sys.modules[_MODULE_NAME] = module
     try:
         spec.loader.exec_module(module)
+    except ParityError:  # it is not the adapter that the run began with
+        raise
     except (Exception, SystemExit) as error:
         where = f"line {error.lineno}" if isinstance(error, SyntaxError) else _user_frames(error).strip()
         raise ParityError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from . import watched
 
 FOREIGN = ("diffusers", "transformers")
 ALLOWED = ("transformers.activations",)
@@ -61,39 +64,82 @@ def sha256(path: Path) -> str:
 
 
 def imported_files(root: Path) -> dict[str, str]:
-    """Source files below ``root`` that this process has imported: relative path -> SHA-256."""
+    """Code below ``root`` that this process has executed: relative path -> SHA-256.
+
+    The digest is of what was compiled; of a module that the watch cannot see (compiled code, bytecode without source)
+    it is of the file as it is now.
+    """
     root = root.resolve()
-    found: dict[str, str] = {}
+    found = watched.executed_below(root)
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if not file or not str(file).endswith(".py"):
+        if not file or not str(file).endswith(_CODE):
             continue
-        path = Path(file).resolve()
-        if path.is_relative_to(root) and "site-packages" not in path.relative_to(root).parts and path.is_file():
-            found[path.relative_to(root).as_posix()] = sha256(path)
+        for path in (Path(file).absolute(), Path(file).resolve()):  # a link counts by its own name
+            if path.is_relative_to(root) and not _in_environment(path, root) and path.is_file():
+                name = path.relative_to(root).as_posix()
+                if name not in found:
+                    found[name] = sha256(path)
+                break
     return dict(sorted(found.items()))
 
 
+def data_read(spec: dict[str, Any], side: str) -> dict[str, str]:
+    """What a side read of the worktree besides code (configs beside the weights, tables, prompts): path -> SHA-256.
+
+    Of the official side also code of the worktree that it executed. Without the adapter, which is known for itself.
+    """
+    worktree, adapter = Path(spec["worktree"]), str(spec.get("adapter") or "")
+    repo = Path(spec["official_repo"]).resolve() if spec.get("official_repo") else None
+    found = watched.read_below(worktree)
+    if side == "official":
+        found.update(watched.executed_below(worktree))
+    places = {path: (worktree / path).resolve() for path in found}
+    return {
+        path: digest
+        for path, digest in found.items()
+        if str(places[path]) != os.path.realpath(adapter) and not (repo and places[path].is_relative_to(repo))
+    }
+
+
+_CODE = (".py", ".pyc", ".so", ".pyd", ".dylib")
+
+
+def _in_environment(path: Path, root: Path) -> bool:
+    """Whether a file belongs to this interpreter's environment, which may lie below ``root``."""
+    prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)}
+    return any(prefix.is_relative_to(root) and path.is_relative_to(prefix) for prefix in prefixes - {root})
+
+
 def all_sources() -> list[str]:
-    """Every Python source file that this process has imported, as absolute paths."""
+    """Every Python source file that this process has imported, and the data that it read, as absolute paths."""
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return sorted({str(Path(file).resolve()) for file in files if file and str(file).endswith(".py")})
+    sources = {str(Path(file).resolve()) for file in files if file and str(file).endswith(".py")}
+    return sorted(sources | set(watched.opened()))
 
 
-def stands_on(official: dict[str, Any], port: dict[str, Any], adapter: Path | None = None) -> dict[str, str]:
+def stands_on(official: dict[str, Any], port: dict[str, Any], spec: dict[str, Any] | None = None) -> dict[str, str]:
     """Files and facts that a comparison of two sides rests on; a change in one of them makes its result stale.
 
     Args:
-        official, port: What the two processes said: their ``files`` (path -> SHA-256) and ``environment``.
-        adapter: The adapter file, kept by its name.
+        official, port: What the two processes said: their ``files`` (path -> SHA-256), their ``data`` (see `data_read`)
+            and their ``environment``.
+        spec: Of the run, for its adapter, which is kept by its name.
     """
-    found = {f"worktree:{path}": digest for path, digest in port["files"].items()}
+    found: dict[str, str] = {}
+    for files in (official["data"], port["data"], port["files"]):
+        found.update({f"worktree:{path}": digest for path, digest in files.items()})
     found.update({f"official:{path}": digest for path, digest in official["files"].items()})
-    if adapter is not None:
-        found[f"adapter:{adapter.name}"] = sha256(adapter)
+    if spec is not None:
+        found[f"adapter:{Path(spec['adapter']).name}"] = adapter_digest(spec)
     for side, facts in (("official", official), ("port", port)):
         found.update({f"environment:{side}.{name}": text for name, text in facts["environment"].items()})
     return found
+
+
+def adapter_digest(spec: dict[str, Any]) -> str:
+    """SHA-256 of the adapter that the run began with, the only one that its processes execute."""
+    return str(spec.get("adapter_sha256") or sha256(Path(spec["adapter"])))
 
 
 def environment(device: torch.device) -> dict[str, str]:

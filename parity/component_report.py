@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -109,7 +108,7 @@ class Report:
             "environment": {"official": self.official["environment"], "port": self.port["environment"]},
             "environment_patches": self.port["patches"],
             "flags": {"official": self.official["flags"], "port": self.port["flags"]},
-            "depends_on": stands_on(self.official, self.port, Path(self.spec["adapter"])),
+            "depends_on": stands_on(self.official, self.port, self.spec),
             "bands": {
                 "output": [OUTPUT_PASS, OUTPUT_FAIL],
                 "boundary": [BOUNDARY_PASS, BOUNDARY_FAIL],

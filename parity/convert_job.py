@@ -89,7 +89,6 @@ def convert_weights(spec: dict[str, Any], job: Job) -> dict[str, Any]:
             "dropped": dict(list(plan.dropped.items())[:200]),
             "files": {name: list(row) for name, row in files.items()},
             "digest": digest_of(files),
-            "stamp": stamp(path),
         }
 
 
@@ -112,6 +111,7 @@ def _convert(
         _run_script(spec, source, staging, job)
     else:
         digests = _write(spec, plan, before, values, staging, job)
+    written_stamp = stamp(staging)  # before anything is read back: what changes later is not what was proven
     after = read_checkpoint(staging)
     written = CheckpointTensors(after)
     with torch.no_grad():
@@ -129,7 +129,13 @@ def _convert(
                 lambda name: job.progress(next(done) / total, None, f"reading back {name}"),
             )
     proof.findings = [*plan.findings, *after.findings, *proof.findings]
-    return {**proof.to_json(), "verdict": "", "digests": digests, "tensors_written": len(after.entries)}, plan
+    return {
+        **proof.to_json(),
+        "verdict": "",
+        "digests": digests,
+        "stamp": written_stamp,
+        "tensors_written": len(after.entries),
+    }, plan
 
 
 def _write(

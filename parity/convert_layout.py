@@ -83,10 +83,10 @@ def digest_of(files: dict[str, tuple[int, str]]) -> str:
 
 
 def stamp(folder: Path) -> str:
-    """SHA-256 over name, size and time of every file: changes when anything is written there afterwards."""
+    """SHA-256 over name, size and times of every file: changes when anything is written there afterwards."""
     rows = []
     for path in sorted(folder.rglob("*")):
         facts = path.lstat()
         if not stat.S_ISDIR(facts.st_mode):
-            rows.append([path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime_ns])
+            rows.append([path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns])
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

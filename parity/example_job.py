@@ -191,8 +191,10 @@ def _judge_run(findings: Findings, run: ScriptRun, spec: dict[str, Any], worktre
 
 
 def _depends_on(findings: Findings, run: ScriptRun, script: Path, digest: str, worktree: Path) -> dict[str, str]:
-    files = {**run.files, script.resolve().relative_to(worktree).as_posix(): digest}
-    changed = []
+    name = script.resolve().relative_to(worktree).as_posix()
+    # What was executed counts, not what stood there before the start and perhaps stands there again now.
+    files = {**run.data, name: digest, **run.files}
+    changed = sorted(run.again | ({name} if files[name] != digest else set()))
     for path, had in files.items():
         try:
             if sha256(worktree / path) != had:
@@ -200,7 +202,7 @@ def _depends_on(findings: Findings, run: ScriptRun, script: Path, digest: str, w
         except OSError:
             changed.append(path)
     if changed:
-        findings.note("changed-meanwhile", f"Changed while the script ran: {', '.join(sorted(changed)[:5])}.")
+        findings.note("changed-meanwhile", f"Changed while the script ran: {', '.join(sorted(set(changed))[:5])}.")
     return {f"worktree:{path}": had for path, had in sorted(files.items())}
 
 

@@ -192,6 +192,14 @@ def _open_regular(path: Path, root: Path | None) -> IO[bytes]:
     return os.fdopen(handle, "rb")
 
 
+def _changed(path: Path) -> ParityError:
+    return ParityError(
+        "A file of frames changed while it was read.",
+        seen=f"{path} is not what was hashed before decoding",
+        fix="Wait until whatever writes it has ended, then run the tool again.",
+    )
+
+
 def _sha256(file: IO[bytes]) -> str:
     digest = hashlib.sha256()
     file.seek(0)
@@ -256,6 +264,7 @@ class VideoReader(FrameReader):
         """See `FrameReader.batches`."""
         yield from self._batched(self._decode(), size_bytes)
         self._check_end()
+        self._check_unchanged()
 
     def _decode(self) -> Iterator[Frames]:
         import av
@@ -312,6 +321,16 @@ class VideoReader(FrameReader):
     def _uneven(self) -> bool:
         # Containers that count in milliseconds round 1/24 s to 41 or 42: a tick or two is no variation.
         return self._longest - self._shortest > max(2, self._longest * 0.05)
+
+    def _check_unchanged(self) -> None:
+        """The hash was taken before decoding; both are of this open file, and it must not be written to meanwhile."""
+        now = os.fstat(self._file.fileno())
+        if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (
+            self._stat.st_size,
+            self._stat.st_mtime_ns,
+            self._stat.st_ctime_ns,
+        ):
+            raise _changed(self.path)
 
     def facts(self) -> FrameFacts:
         """See `FrameReader.facts`."""
@@ -433,6 +452,8 @@ class FolderReader(FrameReader):
         from PIL import Image
 
         with _open_regular(file, self._root) as handle:
+            if _sha256(handle) != self._identities[file].sha256:
+                raise _changed(file)
             try:
                 picture = Image.open(handle, formats=("PNG", "JPEG", "WEBP"))
                 width, height = picture.size

@@ -11,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.abc
+import importlib.machinery
 import json
 import os
 import socket
+import stat
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
@@ -26,6 +29,110 @@ VIDEOS = MEDIA[:7]
 FOREIGN = ("diffusers", "transformers")
 _STAGES = ("fastvideo.pipelines.stages.denoising", "fastvideo.pipelines.stages.decoding")
 _LONGEST = 4000
+
+
+class Sources:
+    """What was compiled and read below some folders, with the bytes' SHA-256 at that moment.
+
+    A file that is hashed after it ran may be another one by then, and bytecode beside it may be of another source.
+    So modules below the folders are compiled from the bytes that are hashed, and their bytecode is not looked at.
+
+    Attributes:
+        compiled: Path of each module -> SHA-256 of what was compiled first. A link below the folders counts by its own
+            name, wherever it leads.
+        opened: Path of each other file that was opened to read -> SHA-256 of what it held then.
+        again: Files that were compiled or opened a second time with other content.
+
+    ``each(kind, path, digest)`` is called for every file, of kind ``file`` (executed) or ``data`` (read); what it
+    raises for a module stops its import.
+    """
+
+    def __init__(
+        self, folders: Sequence[str], each: Callable[[str, str, str], None] | None = None, apart: Sequence[str] = ()
+    ) -> None:
+        self.folders = tuple(dict.fromkeys(name for path in folders for name in (_named(path), _folder(path))))
+        self.apart = tuple(
+            env
+            for p in (sys.prefix, sys.base_prefix, *apart)
+            for env in (_named(p), _folder(p))
+            if env.startswith(self.folders)
+        )
+        self.compiled: dict[str, str] = {}
+        self.opened: dict[str, str] = {}
+        self.again: set[str] = set()
+        self.each = each
+        self._written: set[str] = set()
+        self._modules: set[str] = set()
+        self._busy = threading.local()
+
+    def install(self) -> None:
+        """From now on, in this process, for good."""
+        loader: Any = importlib.machinery.SourceFileLoader
+        stats, compile_ = loader.path_stats, loader.source_to_code
+
+        def path_stats(this: Any, path: str) -> Any:
+            if where := self.name_of(path):
+                self._modules.add(where)
+                raise OSError("bytecode of this file is not used")  # the loader goes on with the source
+            return stats(this, path)
+
+        def source_to_code(this: Any, data: Any, path: str, **options: Any) -> Any:
+            where = self.name_of(os.fsdecode(path))
+            if where and isinstance(data, bytes):
+                self._note("file", where, hashlib.sha256(data).hexdigest())
+            return compile_(this, data, path, **options)
+
+        loader.path_stats, loader.source_to_code = path_stats, source_to_code
+        sys.addaudithook(self._audit)
+
+    def covers(self, path: str) -> bool:
+        """Whether a path lies below the folders, outside of this interpreter's environment and git's own folder."""
+        return path.startswith(self.folders) and not path.startswith(self.apart) and f"{os.sep}.git{os.sep}" not in path
+
+    def name_of(self, path: str) -> str:
+        """The name by which a path lies below the folders: as given, else with links followed; "" if it does not."""
+        return next((name for name in (os.path.abspath(path), os.path.realpath(path)) if self.covers(name)), "")
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "open" or getattr(self._busy, "now", False):
+            return
+        self._busy.now = True
+        try:
+            self._open(*arguments)
+        except Exception:  # an error here would become one of the code that opens the file
+            pass
+        finally:
+            self._busy.now = False
+
+    def _open(self, path: object, mode: str | None, flags: int) -> None:
+        if isinstance(path, int) or path is None:
+            return
+        where = self.name_of(os.fsdecode(path))  # type: ignore[arg-type]
+        if not where or where.lower().endswith(_NO_DATA):
+            return
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            self._written.add(where)
+            return
+        found = os.stat(where)
+        # What this process itself wrote is no input of it.
+        if where in self._written or not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
+            return
+        if where not in self._modules and len(self.opened) < _MOST_OPENED:
+            with open(where, "rb") as file:
+                self._note("data", where, hashlib.sha256(file.read()).hexdigest())
+
+    def _note(self, kind: str, path: str, digest: str) -> None:
+        known = self.compiled if kind == "file" else self.opened
+        if known.setdefault(path, digest) != digest:
+            self.again.add(path)
+        if self.each:
+            self.each(kind, path, digest)
+
+
+_NO_DATA = (".pyc", ".safetensors", ".log", *MEDIA)
+"""Bytecode is never used; weights have a digest of their own; logs and pictures are written by runs."""
+_LARGEST = 64 << 20
+_MOST_OPENED = 400
 
 
 class Watch:
@@ -40,6 +147,7 @@ class Watch:
         self.worktree = _folder(settings["worktree"])
         self.official = _folder(settings["official"]) if settings.get("official") else ""
         self.said: set[str] = set()
+        self.sources = Sources([settings["worktree"]], self._read)
 
     def say(self, **message: str) -> None:
         """Send one message, once."""
@@ -74,12 +182,18 @@ class Watch:
         path = os.path.realpath(name)
         if self.official and path.startswith(self.official):
             self.say(kind="official", path=path)
-        elif path.startswith(self.worktree) and "/site-packages/" not in path:
-            with open(path, "rb") as file:
-                digest = hashlib.sha256(file.read()).hexdigest()
-            self.say(kind="file", path=path[len(self.worktree) :].replace(os.sep, "/"), sha256=digest)
+        elif inside := self.sources.name_of(name):
+            # The main script, and code that was compiled in another way than by an import: the file as it is now.
+            if inside not in self.sources.compiled:
+                with open(inside, "rb") as file:
+                    self._read("file", inside, hashlib.sha256(file.read()).hexdigest())
         else:
             self._foreign(path.replace(os.sep, "/"))
+
+    def _read(self, kind: str, path: str, digest: str) -> None:
+        """A file of the worktree that was executed or read, as it was then; by its name below the worktree."""
+        folder = next(name for name in self.sources.folders if path.startswith(name))
+        self.say(kind=kind, path=path[len(folder) :].replace(os.sep, "/"), sha256=digest)
 
     def _foreign(self, path: str) -> None:
         """A file with model classes of diffusers or transformers, if a file of the port asked for it."""
@@ -186,11 +300,16 @@ def _folder(path: str) -> str:
     return os.path.realpath(path) + os.sep
 
 
+def _named(path: str) -> str:
+    return os.path.abspath(path) + os.sep
+
+
 def start(settings: dict[str, Any]) -> None:
     """Watch this process from now on."""
     watch = Watch(settings)
     watch.say(kind="start", pid=str(os.getpid()), parent=str(os.getppid()), python=sys.version.split()[0])
     sys.addaudithook(watch)
+    watch.sources.install()
     if settings.get("patches"):
         sys.meta_path.insert(0, Patcher(settings["patches"]))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .audit import environment, imported_files, sha256
+from .audit import adapter_digest, data_read, environment, imported_files
 from .children import Child, wait_for
 from .errors import ParityError
 from .fit import misfit
@@ -218,8 +218,9 @@ def mapping_result(
         "headers_s": None,
         "environment_patches": runner.patches,
         "depends_on": {
+            **{f"worktree:{path}": digest for path, digest in data_read(spec, "port").items()},
             **{f"worktree:{path}": digest for path, digest in imported_files(Path(spec["worktree"])).items()},
-            f"adapter:{Path(spec['adapter']).name}": sha256(Path(spec["adapter"])),
+            f"adapter:{Path(spec['adapter']).name}": adapter_digest(spec),
             "weights": _digest(official),
             **{f"environment:port.{name}": text for name, text in environment(runner.device).items()},
         },

@@ -80,7 +80,7 @@ class _Report:
             "environment": {"official": self.official["environment"], "port": self.port["environment"]},
             "environment_patches": self.port["patches"],
             "flags": {"official": self.official["flags"], "port": self.port["flags"]},
-            "depends_on": stands_on(self.official, self.port, Path(self.spec["adapter"])),
+            "depends_on": stands_on(self.official, self.port, self.spec),
             "bands": {"stage": [OUTPUT_PASS, OUTPUT_FAIL], "precision": PRECISION_LIMIT},
         }
 

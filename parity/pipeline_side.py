@@ -11,7 +11,17 @@ from safetensors.torch import load_file, save_file
 
 from .adapter import Side
 from .attention import one_backend
-from .audit import all_sources, attention_classes, environment, flags, foreign_code, imported_files, reset_flags, sha256
+from .audit import (
+    all_sources,
+    attention_classes,
+    data_read,
+    environment,
+    flags,
+    foreign_code,
+    imported_files,
+    reset_flags,
+    sha256,
+)
 from .context import Context
 from .errors import ParityError
 from .handover import announce, await_file
@@ -175,6 +185,7 @@ def run_official(runner: PipelineRunner) -> dict[str, Any]:
         "given": _given(runner),
         "reference": reference,
         "files": imported_files(Path(repo)) if repo else {},
+        "data": data_read(runner.spec, "official"),
         "sources": [path for path in all_sources() if not path.startswith(here)],
     }
 
@@ -251,6 +262,7 @@ def run_port(runner: PipelineRunner) -> dict[str, Any]:
         "class": kind,
         "foreign": foreign,
         "files": imported_files(Path(runner.spec["worktree"])),
+        "data": data_read(runner.spec, "port"),
         "patches": runner.patches,
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from .audit import sha256, stands_on
+from .audit import adapter_digest, sha256, stands_on
 from .children import Child, wait_for
 from .job import Job
 from .scheduler_judge import conclude, judge_walks
@@ -104,7 +104,7 @@ def _depends_on(spec: dict[str, Any], values: dict[str, dict[str, Any]], source:
     found = stands_on(values["official"], values["port"])
     if spec.get("adapter"):
         path = Path(spec["adapter"]).resolve()
-        found[f"adapter:{path.relative_to(Path(spec['worktree']).resolve()).as_posix()}"] = sha256(path)
+        found[f"adapter:{path.relative_to(Path(spec['worktree']).resolve()).as_posix()}"] = adapter_digest(spec)
     if source:
         found[f"path:{source}"] = sha256(Path(source))
     return found

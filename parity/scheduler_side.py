@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .adapter import load_adapter
-from .audit import FOREIGN, environment, imported_files, reset_flags, sha256
+from .audit import FOREIGN, data_read, environment, imported_files, reset_flags, sha256
 from .errors import ParityError
 from .job import Job
 from .patches import apply_patches
@@ -70,6 +70,7 @@ def scheduler_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         "foreign": _foreign(scheduler, repo) if side == "port" else [],
         "dtypes": _dtypes(driver, walks[0], inputs),
         "files": imported_files(root) if root else {},
+        "data": data_read(spec, side),
         "environment": environment(torch.device("cpu")),
         "patches": patches,
         "written": sha256(Path(spec["out"])),

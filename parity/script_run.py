@@ -38,6 +38,8 @@ class ScriptRun:
         seconds: Wall time.
         output: The end of what it printed, at most 256 KiB.
         files: Modules of the worktree that it executed, with the SHA-256 that they had then.
+        data: Other files of the worktree that it read, likewise.
+        again: Those that were executed or read a second time with other content.
         official: Modules of the official repository that it executed.
         foreign: ``(module, file:line)``: files with model classes of diffusers or transformers, first asked for there.
         media: Videos that it opened, renamed or named to a subprocess.
@@ -51,6 +53,8 @@ class ScriptRun:
     seconds: float = 0.0
     output: str = ""
     files: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    again: set[str] = field(default_factory=set)
     official: list[str] = field(default_factory=list)
     foreign: list[tuple[str, str]] = field(default_factory=list)
     media: list[str] = field(default_factory=list)
@@ -61,9 +65,11 @@ class ScriptRun:
     def take(self, message: dict[str, Any]) -> None:
         """Take in one message of the watch."""
         kind = message.get("kind")
-        if kind == "file":
-            # The first execution counts; a file that was changed and executed again makes the run depend on both.
-            self.files.setdefault(str(message["path"]), str(message["sha256"]))
+        if kind in ("file", "data"):
+            # The first execution counts; a file that was changed and executed again is named.
+            known = self.files if kind == "file" else self.data
+            if known.setdefault(str(message["path"]), str(message["sha256"])) != message["sha256"]:
+                self.again.add(str(message["path"]))
         elif kind == "official" and len(self.official) < _MOST_NOTES:
             self.official.append(str(message["path"]))
         elif kind == "foreign" and len(self.foreign) < _MOST_NOTES:

@@ -19,7 +19,17 @@ from safetensors.torch import save_file
 
 from .adapter import Adapter, Side, load_adapter
 from .attention import align_environment, one_backend
-from .audit import all_sources, attention_classes, environment, flags, foreign_code, imported_files, reset_flags, sha256
+from .audit import (
+    all_sources,
+    attention_classes,
+    data_read,
+    environment,
+    flags,
+    foreign_code,
+    imported_files,
+    reset_flags,
+    sha256,
+)
 from .conduct import Conduct
 from .context import Context
 from .errors import ParityError
@@ -347,6 +357,7 @@ def run_official(runner: Runner) -> dict[str, Any]:
         "flags": production,
         "environment": environment(runner.device),
         "files": imported_files(Path(spec["official_repo"])) if spec.get("official_repo") else {},
+        "data": data_read(spec, "official"),
         "sources": [path for path in all_sources() if not path.startswith(str(Path(__file__).parent))],
         "remarks": runner.remarks,
     }
@@ -563,6 +574,7 @@ def run_port(runner: Runner) -> dict[str, Any]:
         "flags": production,
         "environment": environment(runner.device),
         "files": imported_files(Path(spec["worktree"])),
+        "data": data_read(spec, "port"),
         "patches": runner.patches,
         "remarks": runner.remarks,
     }

@@ -228,7 +228,7 @@ def _changed(value: Any) -> Any:
 
 
 def _depends_on(spec: dict[str, Any], sides: dict[str, dict[str, Any]]) -> dict[str, str]:
-    found = stands_on(sides["official"], sides["port"], Path(spec["adapter"]))
+    found = stands_on(sides["official"], sides["port"], spec)
     if spec.get("official_weights"):
         folder = Path(spec["official_weights"]) / str(spec["component"])
         for path in sorted(folder.glob("*")) if folder.is_dir() else ():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .adapter import Adapter, load_adapter
-from .audit import environment, imported_files
+from .audit import data_read, environment, imported_files
 from .context import Context
 from .errors import ParityError
 from .job import Job
@@ -77,6 +77,7 @@ def tokenizer_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         "class": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",
         "official_files": list(imported_files(repo)) if repo and side == "port" else [],
         "files": imported_files(root) if root else {},
+        "data": data_read(spec, side),
         "environment": environment(torch.device("cpu")),
         "patches": patches,
     }

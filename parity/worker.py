@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import out_of_memory
+from . import out_of_memory, watched
 from .errors import ParityError
 from .job import Job
 from .strict_json import encode, write_atomically
+from .weights_guard import check_weights
 
 JOBS = {
     "ssim": "ssim_job:ssim",
@@ -63,8 +64,12 @@ def main(job: str, run_dir: str, jobs: Mapping[str, str] = JOBS, package: str = 
     try:
         spec = json.loads((folder / "spec.json").read_bytes())
         handle = Job(folder)
+        if job != "example":  # which watches the processes that it starts
+            watched.watch(spec, folder)
+        check_weights(spec)
         value = _load(job, jobs, package)(spec, handle)
         _end_fork(worker)
+        check_weights(spec)
         handle.flush()
         if not isinstance(value, dict):
             raise TypeError(f"the job returned a {type(value).__name__}, not a dict")

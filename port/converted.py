@@ -18,12 +18,12 @@ def converted_folder(port: PortRecord) -> Path:
 
 
 def stamp_of(folder: Path) -> str:
-    """SHA-256 over name, size and time of every file; the engine's ``convert_layout.stamp`` says the same."""
+    """SHA-256 over name, size and times of every file; the engine's ``convert_layout.stamp`` says the same."""
     rows = []
     for path in sorted(folder.rglob("*")):
         facts = path.lstat()
         if not stat.S_ISDIR(facts.st_mode):
-            rows.append([path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime_ns])
+            rows.append([path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns])
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

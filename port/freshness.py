@@ -10,6 +10,7 @@ from .errors import PortError
 from .ledger import Entry
 from .paths import open_regular
 from .records import PortRecord
+from .weights_identity import changed_since_fetched
 
 _MOST = 5
 
@@ -30,6 +31,8 @@ def what_changed(entry: Entry, port: PortRecord) -> list[str]:
             changed += _file(Path(name), name, value)
         elif kind == "weights" and value != (port.weights.digest if port.weights else ""):
             changed.append("the official weights were fetched again and differ")
+        elif kind == "weights" and port.weights and (swapped := changed_since_fetched(port.weights)):
+            changed.append(_swapped(swapped))
         elif kind == "converted" and (port.converted is None or value != port.converted.digest):
             changed.append("the weights were converted again and differ")
         elif kind == "converted" and (why := why_unproven(port)):
@@ -54,6 +57,11 @@ def plan_digest(port: PortRecord, component: str) -> str:
 def _plan_of(port: PortRecord, component: str | None) -> str:
     planned = port.component(component) if component else None
     return hashlib.sha256(planned.model_dump_json().encode()).hexdigest() if planned else ""
+
+
+def _swapped(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more files" if len(names) > 1 else ""
+    return f"{names[0]}{more} of the official weights changed after they were fetched (call fetch_weights again)"
 
 
 def _file(path: Path, name: str, digest: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from .approval_content import Content, mapping_content
 from .approval_decisions import decisions_of, standing
 from .approval_policy import Policy
+from .components_left_out import left_out
 from .freshness import what_changed
 from .ledger import Entry
 from .plan_steps import steps_of_port
 from .records import ComponentRecord, PortRecord
+from .video_evidence import why_no_evidence
 
 ItemState = Literal["pass", "fail", "stale", "missing", "needs_approval"]
 
@@ -38,14 +41,13 @@ def gate(port: PortRecord, entries: list[Entry], policy: Policy | None = None) -
     """The seven items of a port, from its ledger entries (oldest first), under the state folder's ``policy``."""
     mapping = _components(port, entries, "check_mapping", _WITH_WEIGHTS, "check_mapping")
     parity = _components(port, entries, "component_parity", _COMPARED, "run_component_parity")
-    ssim = _latest_of_kind(port, entries, "ssim", "run_ssim")
     reviewed = _reviewed(port, entries, policy or Policy()) if mapping[0] == "pass" else mapping
     return [
         _item("mapping-reviewed", "Mapping explicit and reviewed", reviewed),
         _item("keys", "No missing or unexpected keys", mapping),
         _item("component-parity", "Component parity", parity),
         _item("pipeline-parity", "Pipeline parity", _pipeline(port, entries)),
-        _item("ssim", "SSIM against the reference video", ssim),
+        _item("ssim", "SSIM against the reference video", _ssim(port, entries)),
         _item("example", "The example's video", _example(port, entries)),
         _item("documentation", "Documentation", _latest_of_kind(port, entries, "integration", "check_integration")),
     ]
@@ -63,16 +65,20 @@ def _item(id_: str, title: str, found: _Found) -> GateItem:
     return GateItem(id=id_, title=title, state=found[0], why=found[1], evidence=found[2])
 
 
-def _not_built(what: str) -> _Found:
-    return "missing", f"Nothing measures this yet: {what} has no tool in this version.", []
-
-
 def _components(port: PortRecord, entries: list[Entry], kind: str, kinds: tuple[str, ...], tool: str) -> _Found:
     planned = [component for component in port.components if component.kind in kinds]
     if not planned:
         return "missing", "No component is planned; call write_plan.", []
     found = [_component(port, component, entries, kind, tool) for component in planned]
-    return _worst(found)
+    return _worst([*found, *_not_planned(port, kinds)])
+
+
+def _not_planned(port: PortRecord, kinds: tuple[str, ...]) -> list[_Found]:
+    """Components of the official model that the plan leaves out: one that is not planned is not measured."""
+    return [
+        ("missing", f"{name}: the official model has it, and the plan does not; call write_plan with it.", [])
+        for name in left_out(port, kinds)
+    ]
 
 
 def _component(port: PortRecord, component: ComponentRecord, entries: list[Entry], kind: str, tool: str) -> _Found:
@@ -159,14 +165,33 @@ def _latest_of_kind(port: PortRecord, entries: list[Entry], kind: str, tool: str
     return _judge(port, kind, mine[-1], tool)
 
 
+def _ssim(port: PortRecord, entries: list[Entry]) -> _Found:
+    found = _latest_of_kind(port, entries, "ssim", "run_ssim")
+    if found[0] != "pass":
+        return found
+    entry = next(entry for entry in reversed(entries) if entry.kind == "ssim")
+    why = why_no_evidence(entry, entries)
+    return ("missing", f"ssim: {why}.", found[2]) if why else found
+
+
 def _example(port: PortRecord, entries: list[Entry]) -> _Found:
-    """The newest run of a script below examples/; other scripts are trials."""
+    """The newest run of a script below examples/, and what the others say whose newest run failed.
+
+    Scripts elsewhere are trials. A script that failed and was deleted since counts no longer.
+    """
     mine = [entry for entry in entries if entry.kind == "example"]
     whole = [entry for entry in mine if entry.complete]
     if not whole:
         seen = " Only a script outside examples/ was run." if mine else ""
         return "missing", f"run_example has not been run.{seen}", [entry.run_id for entry in mine[-1:]]
-    return _judge(port, str(whole[-1].summary["script"]), whole[-1], "run_example")
+    newest = {str(entry.summary["script"]): entry for entry in whole}
+    last = str(whole[-1].summary["script"])
+    failed = [name for name, e in newest.items() if e.verdict == "fail" and name != last and _is_there(port, name)]
+    return _worst([_judge(port, name, newest[name], "run_example") for name in (last, *failed)])
+
+
+def _is_there(port: PortRecord, script: str) -> bool:
+    return (Path(port.worktree) / script).is_file()
 
 
 _BY_SERIOUSNESS: tuple[ItemState, ...] = ("pass", "needs_approval", "stale", "missing", "fail")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -148,6 +149,46 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise PortError("This is not a regular file.", seen=f"{path} is a {_special(mode)}", fix="Give a regular file.")
     return os.fdopen(descriptor, "rb")
+
+
+def open_inside(root: Path, path: Path) -> BinaryIO:
+    """Open what ``resolve_inside`` returned, looking again: a link that took its place, or that of a folder above it,
+    is not followed.
+
+    Raises:
+        PortError: It is not where it was, is not a regular file, or cannot be read.
+    """
+    file = open_regular(path)
+    here = path.resolve()
+    try:
+        same = (
+            here == path
+            and here.is_relative_to(root.resolve())
+            and os.path.samestat(os.fstat(file.fileno()), here.stat())
+        )
+    except OSError:
+        same = False
+    if not same:
+        file.close()
+        raise PortError(
+            "The file was replaced between the look at its path and its use.",
+            seen=f"{path} leads to {here}",
+            fix="Leave files and links alone while a tool is called, then call it again.",
+        )
+    return file
+
+
+def digest_inside(root: Path, path: Path) -> str:
+    """SHA-256 of what ``open_inside`` opens.
+
+    Raises:
+        PortError: See there.
+    """
+    digest = hashlib.sha256()
+    with open_inside(root, path) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _special(mode: int) -> str:

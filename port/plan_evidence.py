@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from .approval_policy import Policy
+from .components_left_out import only
 from .gate import gate, is_open
 from .ledger import Entry
 from .records import PortRecord
@@ -38,9 +39,7 @@ def evidence_of(
             evidence[step] = "in_progress"
     for component in port.components:
         # The gate of a port that had this component alone: one judge for the plan and for the gate.
-        alone = {
-            item.id: item.state for item in gate(port.model_copy(update={"components": [component]}), entries, policy)
-        }
+        alone = {item.id: item.state for item in gate(only(port, component), entries, policy)}
         parity, mapping, adapter = (f"{what}-{component.name}" for what in ("parity", "mapping", "adapter"))
         if (Path(port.worktree) / component.adapter).is_file():
             evidence[adapter] = "in_progress"

@@ -24,6 +24,12 @@ class WeightsRecord(BaseModel):
     source: str = Field(description="Hub id or local path that the weights came from.")
     revision: str | None = Field(default=None, description="Commit hash on the hub; none for a local path.")
     digest: str = Field(description="SHA-256 over names, sizes and content hashes of the safetensors files.")
+    identities: dict[str, str] = Field(
+        default_factory=dict, description="Size and times of each file when it was hashed, to see a later change."
+    )
+    components: dict[str, tuple[str, str]] = Field(
+        default_factory=dict, description="What the official model consists of: folder -> kind and class name."
+    )
     needs_conversion: bool | None = Field(default=None, description="What fetch_weights found; none: not recorded.")
     fetch: int = Field(
         default=0, description="Which fetch of the port brought them: the port's `fetches` at its start."

@@ -16,6 +16,7 @@ from .errors import PortError
 from .hashes import hash_files
 from .safetensors_header import Header, read_header
 from .weights_folder import UNSAFE, Listing, list_files
+from .weights_identity import identities_of
 from .weights_report import ComponentFacts, DuplicateKey, FileFacts, Layout, UnsafeFile, WeightsReport
 
 _CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
@@ -49,6 +50,7 @@ def read_weights(
     Raises:
         PortError: A safetensors file or a config is unsound, or an index names a file outside its folder.
     """
+    identities = identities_of(root)  # before anything is read: what changes later is then seen
     listing = list_files(root)
     names = listing.with_suffix(".safetensors")
     headers = {name: read_header(root / name) for name in names}
@@ -86,6 +88,7 @@ def read_weights(
         custom_code=_custom_code(listing),
         notes=tuple(listing.notes),
         digest=digest_of(files),
+        identities=identities,
     )
 
 

@@ -80,6 +80,7 @@ class WeightsReport(_Record):
     custom_code: tuple[str, ...] = Field(description="auto_map entries and .py files; never run.")
     notes: tuple[str, ...]
     digest: str
+    identities: dict[str, str] = Field(default_factory=dict, description="See weights_identity.")
 
     @property
     def tensors(self) -> int:

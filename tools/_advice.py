@@ -14,12 +14,18 @@ TOOLS = {
     "documentation": "check_integration",
 }
 """Which tool measures an item."""
+_FIRST = {
+    "call write_plan": "write_plan",
+    "call fetch_weights again": "fetch_weights",
+    "run run_example": "run_example",
+}
+"""What an item's reason asks for before it can be measured, and the tool for that."""
 _APPROVAL = "request_approval"
 
 
 def tool_of(item: GateItem) -> str | None:
-    """The tool that measures the item, if this version has it."""
-    name = TOOLS.get(item.id)
+    """The tool to call for the item, if this version has it: what has to come first, else what measures it."""
+    name = next((tool for words, tool in _FIRST.items() if words in item.why), TOOLS.get(item.id))
     return name if name in _known() else None
 
 

@@ -13,7 +13,7 @@ from ..port.converted import why_unproven
 from ..port.errors import PortError
 from ..port.freshness import plan_digest
 from ..port.official import require_official_code
-from ..port.paths import resolve_inside
+from ..port.paths import digest_inside, resolve_inside
 from ..port.records import ComponentRecord, PortRecord
 
 WEIGHT_FOLDERS = {"dit": ("transformer", "dit"), "vae": ("vae",), "encoder": ("text_encoder", "image_encoder")}
@@ -90,9 +90,12 @@ def port_spec(port: PortRecord, adapter: Path, device: str) -> dict[str, Any]:
     converted = worktree / "converted_weights" / port.slug
     return {
         "adapter": str(adapter),
+        # What the processes of the run may execute: an adapter that is replaced after this is not run.
+        "adapter_sha256": digest_inside(worktree, adapter) if adapter.is_file() else None,
         "worktree": port.worktree,
         "official_repo": port.official_repo,
         "official_weights": port.weights.path if port.weights else None,
+        "weights_identities": port.weights.identities if port.weights else {},
         "converted_weights": str(converted) if converted.is_dir() else None,
         "python": port.python,
         "official_python": port.official_python,

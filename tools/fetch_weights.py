@@ -160,6 +160,8 @@ def _record(run: Run, value: dict[str, Any], report: WeightsReport, path: Path) 
         source=run.arguments["source"],
         revision=value["commit"],
         digest=report.digest,
+        identities=report.identities,
+        components={item.name: (item.kind, item.class_name or "") for item in report.components},
         needs_conversion=report.needs_conversion,
         fetch=run.arguments["fetch"],
     )

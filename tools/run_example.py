@@ -14,7 +14,7 @@ from ..port.paths import check_kind, check_text, resolve_inside
 from ..port.records import PortRecord
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
-from ._components import choose_device
+from ._components import choose_device, uses_converted
 from ._runs import no_result_yet, require_value, safe_log, start_and_wait
 from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
@@ -91,6 +91,8 @@ def run_example(
         "arguments": arguments,
         "worktree": str(worktree),
         "official_repo": port.official_repo,
+        "official_weights": port.weights.path if port.weights else None,
+        "weights_identities": port.weights.identities if port.weights else {},
         "patches": port.environment_patches,
         "components": _component_files(port),
         "device": device,
@@ -106,6 +108,7 @@ def run_example(
             "args": arguments,
             "reference": reference,
             "weights": port.weights.digest if port.weights else "",
+            "converted": uses_converted(port),
             "complete": relative.startswith(f"{EXAMPLES}/"),
         },
         job="example",
@@ -142,7 +145,11 @@ def finish(ctx: ToolContext, run: Run) -> RunExampleResult:
             "findings": [{"code": row["code"], "effect": row["effect"]} for row in value["findings"]],
             "environment": value["environment"],
         },
-        depends_on={**value["depends_on"], "weights": run.arguments["weights"]},
+        depends_on={
+            **value["depends_on"],
+            "weights": run.arguments["weights"],
+            **({"converted": converted} if (converted := run.arguments.get("converted")) else {}),
+        },
     )
     files = ctx.runs.folder(run.run_id) / "files"
     pictures = [

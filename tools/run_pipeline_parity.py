@@ -15,7 +15,7 @@ from ..port.plan_steps import default_adapter
 from ..port.records import PortRecord
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
-from ._components import choose_device, dependencies, port_spec
+from ._components import choose_device, dependencies, port_spec, uses_converted
 from ._runs import no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
@@ -104,6 +104,7 @@ def run_pipeline_parity(
         arguments={
             "adapter": str(path),
             "weights": port.weights.digest if port.weights else None,
+            "converted": uses_converted(port),
             "plan": "",
             "complete": cases is None and path == _planned(port).resolve(),
         },

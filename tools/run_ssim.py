@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..port.causes import LikelyCause
 from ..port.errors import PortError
 from ..port.freshness import what_changed
-from ..port.ledger import Ledger
+from ..port.ledger import Entry, Ledger
 from ..port.paths import check_kind, check_text, resolve_inside
 from ..port.records import PortRecord
 from ..port.textsafe import clean
+from ..port.video_evidence import why_no_evidence
 from ..runs.models import Run, RunState
 from ._causes import causes_of_ssim
 from ._references import Reference, fastvideo_threshold, find_reference, gpu_here, is_reference_folder, newer_sibling
@@ -211,11 +212,12 @@ def finish(ctx: ToolContext, run: Run) -> RunSsimResult:
         likely_causes=causes_of_ssim(value),
         next_step=_next_step(value),
     )
-    _record(ctx, run, value)
-    return result
+    entry = _record(ctx, run, value)
+    why = why_no_evidence(entry, Ledger(ctx.home).entries(entry.port_id)) if entry.verdict == "pass" else ""
+    return result.model_copy(update={"next_step": f"For the gate this is no evidence: {why}."}) if why else result
 
 
-def _record(ctx: ToolContext, run: Run, value: dict[str, Any]) -> None:
+def _record(ctx: ToolContext, run: Run, value: dict[str, Any]) -> Entry:
     """Append the evidence to the ledger; appending a run again changes nothing."""
     summary = {
         name: value[name]
@@ -224,9 +226,9 @@ def _record(ctx: ToolContext, run: Run, value: dict[str, Any]) -> None:
         )
     }  # fmt: skip
     for side in ("reference", "candidate"):
-        summary[side] = {name: value[side][name] for name in ("path", "frames", "width", "height", "fps")}
+        summary[side] = {name: value[side][name] for name in ("path", "frames", "width", "height", "fps", "sha256")}
     summary["findings"] = [{"code": item["code"], "effect": item["effect"]} for item in value["findings"]]
-    Ledger(ctx.home).append(
+    return Ledger(ctx.home).append(
         port_id=run.port_id or "",
         kind="ssim",
         verdict=value["verdict"],

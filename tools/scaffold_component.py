@@ -45,7 +45,7 @@ def scaffold_component(
     planned = planned_component(port, component)
     target = Path(port.worktree) / planned.adapter
     _inside(Path(port.worktree), target)
-    spec = component_spec(port, planned, target, "cpu")
+    spec = component_spec(port, planned, target.resolve(), "cpu")
     spec.update(official_class=planned.official, port_class=planned.port)
     run = start_and_wait(
         ctx,

@@ -234,3 +234,25 @@ def test_links_out_of_the_root_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ParityError, match="outside the worktree"):
             _read(path, root=root)
         assert _read(path)[1].frames == 2
+
+
+def test_a_picture_or_a_video_that_is_replaced_after_it_was_hashed_is_not_taken_for_it(tmp_path: Path) -> None:
+    """What is decoded is what the hash is of: by a link, by other content, by a file renamed over it."""
+    frames = moving_frames(3)
+    folder = write_folder(tmp_path / "frames", frames)
+    picture = sorted(folder.iterdir())[1]
+    with open_frames(folder) as reader:
+        other = write_folder(tmp_path / "other", frames[::-1])
+        picture.unlink()
+        picture.symlink_to(sorted(other.iterdir())[0])
+        with pytest.raises(ParityError, match="changed while it was read"):
+            list(reader.batches())
+    video = write_video(tmp_path / "a.mkv", frames, codec="ffv1", pixel_format="bgr0")
+    with open_frames(video) as reader:
+        write_video(tmp_path / "b.mkv", frames[::-1], codec="ffv1", pixel_format="bgr0").rename(video)
+        with pytest.raises(ParityError, match="changed while it was read"):
+            list(reader.batches())
+    with open_frames(video) as reader:
+        video.write_bytes(video.read_bytes())
+        with pytest.raises(ParityError, match="changed while it was read"):
+            list(reader.batches())

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from fastvideo_port.port.gate import GateItem, gate, is_open
 from fastvideo_port.port.ledger import Entry
-from fastvideo_port.port.records import ComponentRecord, PortRecord, now
+from fastvideo_port.port.records import ComponentRecord, PortRecord, WeightsRecord, now
 
 Verdict = Literal["pass", "fail", "investigate", "inconclusive", "error"]
 IDS = [
@@ -51,7 +51,13 @@ _count = 0
 
 
 def entry(
-    kind: str, verdict: Verdict = "pass", of: str | None = "dit", *, complete: bool = True, at: str | None = None
+    kind: str,
+    verdict: Verdict = "pass",
+    of: str | None = "dit",
+    *,
+    complete: bool = True,
+    at: str | None = None,
+    **summary: object,
 ) -> Entry:
     global _count
     _count += 1
@@ -62,10 +68,21 @@ def entry(
         run_id=f"run-{_count}",
         verdict=verdict,
         complete=complete,
-        summary={"why": "because"},
+        summary={"why": "because", **summary},
         depends_on={"worktree:dit.py": hashlib.sha256(b"code").hexdigest()},
         recorded_at=at or now(),
     )
+
+
+def ssim(verdict: Verdict = "pass", **changed: object) -> Entry:
+    """A comparison of the video "2" with the video "1"."""
+    found = {"reference": {"sha256": "1"}, "candidate": {"sha256": "2"}, "threshold": 0.93, "min_threshold": 0.83}
+    return entry("ssim", verdict, None, **{**found, **changed})
+
+
+def trial(sha256: str = "2", verdict: Verdict = "pass") -> Entry:
+    """A script outside examples/ that wrote the video."""
+    return entry("example", verdict, None, complete=False, script="trial.py", video={"sha256": sha256})
 
 
 def all_measured() -> list[Entry]:
@@ -73,8 +90,9 @@ def all_measured() -> list[Entry]:
         entry("check_mapping"),
         entry("component_parity"),
         entry("component_parity", of="scheduler"),
-        entry("ssim", of=None),
+        ssim(),
         entry("pipeline_parity", of=None),
+        trial(),
     ]
 
 
@@ -273,3 +291,83 @@ def test_the_worst_component_is_the_items_state(port: PortRecord) -> None:
     assert "scheduler" not in item.why
     missing = items(port, [entry("component_parity")])["component-parity"]
     assert missing.state == "missing" and "scheduler" in missing.why
+
+
+# --- which video was compared, and with what ---------------------------------------------------------------------
+
+
+def of_ssim(port: PortRecord, *entries: Entry) -> tuple[str, str]:
+    found = items(port, list(entries))["ssim"]
+    return found.state, found.why
+
+
+def test_the_video_of_any_script_that_passed_is_the_port_s(port: PortRecord) -> None:
+    assert of_ssim(port, trial(), ssim())[0] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ([], "nothing says that the port made the candidate"),
+        ([("3", "pass")], "nothing says that the port made the candidate"),
+        ([("2", "fail")], "which wrote the candidate, is fail"),
+        ([("2", "inconclusive")], "is inconclusive"),
+        ([("2", "pass"), ("1", "pass")], "the port's own"),
+        ([("2", "pass"), ("1", "fail")], "the port's own"),
+    ],
+)
+def test_a_video_that_no_run_wrote_or_a_reference_that_one_did_is_no_evidence(
+    port: PortRecord, made: list[tuple[str, Verdict]], said: str
+) -> None:
+    state, why = of_ssim(port, *(trial(*video) for video in made), ssim())
+    assert state == "missing" and said in why
+
+
+@pytest.mark.parametrize("number", [0.0, 0.5, 0.82, float("nan"), None, "0.99"])
+@pytest.mark.parametrize("name", ["threshold", "min_threshold"])
+def test_looser_limits_than_the_standard_are_no_evidence(port: PortRecord, name: str, number: object) -> None:
+    state, why = of_ssim(port, trial(), ssim(**{name: number}))
+    assert state == "missing" and "below the standard" in why
+    assert of_ssim(port, trial(), ssim(threshold=0.99, min_threshold=0.9))[0] == "pass"
+
+
+# --- the example -------------------------------------------------------------------------------------------------
+
+
+def ran(port: PortRecord, script: str, verdict: Verdict = "pass") -> Entry:
+    path = Path(port.worktree) / script
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    return entry("example", verdict, None, script=script, video={"sha256": "2"})
+
+
+def test_another_script_does_not_hide_one_that_failed_until_it_passes_or_is_gone(port: PortRecord) -> None:
+    failed, easy = ran(port, "examples/real.py", "fail"), ran(port, "examples/easy.py")
+    item = items(port, [failed, easy])["example"]
+    assert item.state == "fail" and "examples/real.py: fail" in item.why and failed.run_id in item.evidence
+    assert items(port, [failed, easy, ran(port, "examples/real.py")])["example"].state == "pass"
+    assert items(port, [failed, trial(verdict="fail"), easy])["example"].state == "fail"
+    (Path(port.worktree) / "examples/real.py").unlink()
+    assert items(port, [failed, easy])["example"].state == "pass"
+    assert items(port, [easy, trial(verdict="fail")])["example"].state == "pass", "a trial is no example"
+
+
+# --- what the plan leaves out ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("components", "id_", "said"),
+    [
+        ({"vae": ("vae", "AutoencoderKL")}, "keys", "vae (AutoencoderKL): the official model has it"),
+        ({"vae": ("vae", "AutoencoderKL")}, "component-parity", "vae (AutoencoderKL)"),
+        ({"transformer": ("dit", "A"), "transformer_2": ("dit", "B")}, "keys", "transformer_2 (B)"),
+        ({"transformer": ("dit", "A"), "transformer_2": ("dit", "A")}, "keys", ""),
+        ({"scheduler": ("scheduler", "S"), "tokenizer": ("tokenizer", "T"), "x": ("extra", "X")}, "keys", ""),
+    ],
+)
+def test_a_component_of_the_official_model_that_is_not_planned_is_missing(
+    port: PortRecord, components: dict[str, tuple[str, str]], id_: str, said: str
+) -> None:
+    weights = WeightsRecord(path="/w", source="s", digest="d", components=components)
+    item = items(port.model_copy(update={"weights": weights}), all_measured())[id_]
+    assert item.state == ("missing" if said else "pass") and said in item.why

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 from fastvideo_port.port.errors import PortError
-from fastvideo_port.port.paths import open_regular, resolve_inside
+from fastvideo_port.port.paths import digest_inside, open_inside, open_regular, resolve_inside
 
 
 @pytest.fixture
@@ -74,3 +75,30 @@ def test_only_regular_files_are_opened_and_nothing_blocks(root: Path, name: str)
         open_regular(root / name)
     with open_regular(root / "sub/file") as file:
         assert file.read() == b"x"
+
+
+def test_a_file_is_opened_where_it_was_found(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/a.py").write_text("x")
+    found = resolve_inside(tmp_path, "sub/a.py", kind="file")
+    with open_inside(tmp_path, found) as file:
+        assert file.read() == b"x"
+    assert digest_inside(tmp_path, found) == hashlib.sha256(b"x").hexdigest()
+
+
+@pytest.mark.parametrize("swap", ["the file", "its folder", "the file, within the root"])
+def test_a_link_that_is_swapped_in_between_check_and_use_is_not_followed(tmp_path: Path, swap: str) -> None:
+    root, other = tmp_path / "root", tmp_path / "other"
+    for folder in (root / "sub", other):
+        folder.mkdir(parents=True)
+        (folder / "a.py").write_text("x")
+    (root / "b.py").write_text("y")
+    found = resolve_inside(root, "sub/a.py", kind="file")
+    if swap == "its folder":
+        (root / "sub").rename(root / "was")
+        (root / "sub").symlink_to(other)
+    else:
+        found.unlink()
+        found.symlink_to(other / "a.py" if swap == "the file" else root / "b.py")
+    with pytest.raises(PortError, match="replaced between"):
+        digest_inside(root, found)

@@ -87,4 +87,8 @@ def test_a_started_run_is_work_begun(port: PortRecord) -> None:
 
 
 def test_ssim_passes_by_its_entry(port: PortRecord) -> None:
-    assert evidence_of(port, [entry("ssim", component=None)], [])["ssim"] == "done"
+    compared = {"reference": {"sha256": "1"}, "candidate": {"sha256": "2"}, "threshold": 0.93, "min_threshold": 0.83}
+    ssim = entry("ssim", component=None).model_copy(update={"summary": compared})
+    made = entry("example", component=None).model_copy(update={"summary": {"script": "s", "video": {"sha256": "2"}}})
+    assert evidence_of(port, [made, ssim], [])["ssim"] == "done"
+    assert evidence_of(port, [ssim], [])["ssim"] == "in_progress"

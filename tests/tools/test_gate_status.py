@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from fastvideo_port.port.database import database_path
 from fastvideo_port.port.errors import PortError
+from fastvideo_port.tools import _components
 from fastvideo_port.tools.check_mapping import check_mapping
 from fastvideo_port.tools.fetch_weights import fetch_weights
 from fastvideo_port.tools.gate_status import gate_status
@@ -53,6 +55,66 @@ def test_one_character_in_an_imported_file_makes_it_stale_and_is_named(measured:
 def test_a_file_that_was_not_imported_may_change(measured: Any) -> None:
     with measured.edited("fastvideo/unused.py", "X = 1", "X = 2"):
         assert keys(measured)[0] == "pass"
+
+
+def test_a_table_that_the_code_reads_when_it_runs_makes_it_stale_and_one_that_it_does_not_read_changes_nothing(
+    measured: Any,
+) -> None:
+    with measured.edited("fastvideo/layers.json", "1", "2"):
+        state, why = keys(measured)
+        assert state == "stale" and "fastvideo/layers.json changed" in why
+    with measured.edited("fastvideo/unused.json", "1", "2"):
+        assert keys(measured)[0] == "pass"
+
+
+def test_an_adapter_that_is_swapped_after_the_run_began_is_not_run(measured: Any) -> None:
+    """Checked, started, swapped, and put back: what would have run is not what the gate looks at later."""
+    before = len(measured.entries())
+    run = check_mapping(measured.ctx, measured.port_id, "transformer", wait_s=0)
+    with measured.edited(ADAPTER, "def load_port(ctx):", "def load_port(ctx):\n    # a stub"):
+        ended = measured.ctx.runs.wait(run.run_id, 120)
+    assert ended.state == "failed" and "not the one that the run began with" in ended.error.what
+    assert keys(measured)[0] == "pass" and len(measured.entries()) == before
+
+
+def test_an_adapter_whose_place_a_link_took_between_check_and_use_is_refused(
+    measured: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = measured.worktree / ADAPTER
+    text = path.read_text()
+    (tmp_path / "stub.py").write_text(text)
+    resolve = _components.resolve_inside
+
+    def swapping(*arguments: Any, **more: Any) -> Path:
+        found = resolve(*arguments, **more)
+        path.unlink()
+        path.symlink_to(tmp_path / "stub.py")
+        return found
+
+    monkeypatch.setattr(_components, "resolve_inside", swapping)
+    try:
+        with pytest.raises(PortError, match="replaced between the look at its path and its use"):
+            check_mapping(measured.ctx, measured.port_id, "transformer", wait_s=0)
+    finally:
+        path.unlink()
+        path.write_text(text)
+
+
+def test_weights_that_are_overwritten_under_their_old_size_and_time_are_named_and_not_run(measured: Any) -> None:
+    path = Path(measured.port.weights.path) / "transformer/model.safetensors"
+    content, facts = path.read_bytes(), path.stat()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    state, why = keys(measured)
+    assert state == "stale" and "transformer/model.safetensors of the official weights changed" in why
+    run = check_mapping(measured.ctx, measured.port_id, "transformer", wait_s=0)
+    ended = measured.ctx.runs.wait(run.run_id, 120)
+    assert ended.state == "failed" and "not those that were fetched" in ended.error.what
+    # Put back, and looked at by fetch_weights: the same bytes, so the evidence holds again.
+    path.write_bytes(content)
+    assert keys(measured)[0] == "stale"
+    fetch_weights(measured.ctx, measured.port_id, measured.port.weights.source)
+    assert keys(measured)[0] == "pass"
 
 
 def test_a_changed_adapter_and_a_deleted_file_are_named(measured: Any) -> None:

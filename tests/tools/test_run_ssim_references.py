@@ -192,7 +192,8 @@ def test_the_video_of_the_run_before_is_no_candidate(example: Example) -> None:
     first = example.run(SCRIPT, "outputs/first.mp4")
     compare = {"reference": "reference.mp4", "metric": "ssim", "device": "cpu", "threshold": 0.93}
     fresh = run_ssim(example.ctx, PORT, candidate="outputs/first.mp4", **compare)  # type: ignore[arg-type]
-    assert fresh.verdict == "pass", fresh
+    assert fresh.verdict == "pass" and "gate_status" in fresh.next_step, fresh
+    assert example.item("ssim").state == "pass"
     entry = Ledger(example.ctx.home).entries(PORT)[-1]
     assert f"worktree:{DIT}" in entry.depends_on and what_changed(entry, example.port) == []
     example.script("fps=16", "fps=15")
@@ -201,3 +202,29 @@ def test_the_video_of_the_run_before_is_no_candidate(example: Example) -> None:
     assert stale.verdict == "inconclusive" and first.run_id in " ".join(row.message for row in stale.findings)
     assert "stale-candidate" in [row.code for row in stale.findings]
     assert example.item("ssim").state == "stale"  # it also rests on the script, which was changed
+
+
+def test_only_a_video_that_a_run_wrote_against_one_that_none_wrote_is_evidence(example: Example) -> None:
+    """A video that lies there may come from anywhere, from the official pipeline too."""
+    frames = np.ascontiguousarray(moving_frames(12)[:, :96, :128])
+    write_video(example.worktree / "reference.mp4", frames, crf=12)
+    example.run(SCRIPT, "outputs/first.mp4")
+    write_video(example.worktree / "outputs/brought.mp4", frames, crf=14)
+
+    def compare(reference: str, candidate: str) -> tuple[str | None, str, str]:
+        result = run_ssim(example.ctx, PORT, reference, candidate, metric="ssim", device="cpu")
+        item = example.item("ssim")
+        return result.verdict, item.state, f"{item.why} {result.next_step}"
+
+    assert compare("reference.mp4", "outputs/first.mp4")[:2] == ("pass", "pass")
+    verdict, state, why = compare("reference.mp4", "outputs/brought.mp4")
+    assert (verdict, state) == ("pass", "missing") and "nothing says that the port made the candidate" in why
+    verdict, state, why = compare("outputs/first.mp4", "outputs/brought.mp4")
+    assert (verdict, state) == ("pass", "missing") and "the port's own" in why
+    result = run_ssim(
+        example.ctx, PORT, "reference.mp4", "outputs/first.mp4", threshold=0.5, device="cpu", metric="ssim"
+    )
+    assert result.verdict == "investigate" and example.item("ssim").state == "fail"
+    assert compare("reference.mp4", "outputs/first.mp4")[1] == "pass"
+    (example.worktree / "reference.mp4").write_bytes(b"another")
+    assert example.item("ssim").state == "stale"

@@ -55,6 +55,12 @@ class TinyNet(nn.Module):
 """
 
 LAYERS = """
+import json
+from pathlib import Path
+
+TABLE = json.loads(Path(__file__).with_name("layers.json").read_text())
+
+
 def residual(x, y):
     return x + y
 """
@@ -162,6 +168,8 @@ def make(folder: Path) -> Tiny:
     worktree = Path(made.worktree)
     _write(worktree / "fastvideo/tiny.py", PORT)
     _write(worktree / "fastvideo/layers.py", LAYERS)
+    _write(worktree / "fastvideo/layers.json", '{"scale": 1}')
+    _write(worktree / "fastvideo/unused.json", '{"scale": 1}')
     _write(worktree / "fastvideo/unused.py", "X = 1\n")
     _write(worktree / ADAPTER_PATH, ADAPTER)
     ctx.ports.update(made.port_id, lambda port: port.model_copy(update={"official_repo": str(official)}))
