@@ -62,7 +62,8 @@ def exchanged(
 
     Returns:
         ``tried`` (number of trials) and ``moved``: rows with ``argument`` (name of the leaf), ``words`` (what belongs
-        there) and ``was`` (the argument that it is now, or none), of the first change after which the error is gone.
+        there) and ``was`` (the argument that it is now, or none), of the first change after which the error is gone;
+        ``unused``: arguments on which nothing depends.
     """
     goal = kept.leaves(partner[target[0]], target[1], target[2])
     caller = module.rpartition(".")[0]
@@ -99,7 +100,13 @@ def exchanged(
             return reached.error
         return float("inf")
 
-    once()
+    before = once()
+    unused = []
+    for argument, tensor in list(given.items()):
+        change = _Change(((argument, 2 * tensor + 1, "", None),))
+        with tolerant():
+            if once() == before:
+                unused.append(argument)
     tried, started = 0, time.monotonic()
     for change in _changes(given, around):
         if tried >= MOST_TRIALS or time.monotonic() - started > BUDGET_S:
@@ -108,8 +115,8 @@ def exchanged(
         with tolerant():
             if once() <= reach:
                 rows = [{"argument": a, "words": words, "was": was} for a, _, words, was in change.moved]
-                return {"tried": tried, "moved": rows}
-    return {"tried": tried, "moved": []}
+                return {"tried": tried, "moved": rows, "unused": unused}
+    return {"tried": tried, "moved": [], "unused": unused}
 
 
 def _floats(values: Any) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .boundaries import Boundary, Comparison
 from .proof import Proof
-from .sketch import same_values_in_any_order, sketch_distance
+from .sketch import Fingerprint, same_values_in_any_order, sketch_distance
 from .trace import Call, Trace
 from .verdict import BIAS_FAIL, BOUNDARY_FAIL, ratio
 
@@ -279,20 +279,35 @@ class Blame:
         mine = self._floats(self.comparison.port, call)
         theirs = self._floats(self.comparison.reference, other)
         if not mine or len(mine) != len(theirs):
-            return None
+            return self._misplaced_by_name(call, other) if pair is not None and pair.how == "weights" else None
         found = []
         for a, b in zip(mine, theirs, strict=True):
-            if any(
-                self._is_mask(trace, index)
-                for trace, index in ((self.comparison.port, a), (self.comparison.reference, b))
-            ):
-                continue
-            errors = self.comparison.errors(a, b)
-            if errors is None:
+            wrong = self._is_another(a, b)
+            if wrong is None:
                 return None
-            if not errors[2] and not ratio(errors[0], errors[1]) <= BOUNDARY_FAIL:
+            if wrong:
                 found.append(a)
         return found
+
+    def _misplaced_by_name(self, call: Call, other: Call) -> list[int] | None:
+        """The same for two modules of the same weights, one of which takes more tensors (a cache, a mask).
+
+        Arguments of one name or place and size are compared; if they agree, the rest tells nothing.
+        """
+        theirs = dict(other.inputs)
+        large = [(name, a) for name, a in call.inputs if self.comparison.port.tensors[a].elements > 1]
+        found = [a for name, a in large if name in theirs and self._is_another(a, theirs[name])]
+        return found or None
+
+    def _is_another(self, a: int, b: int) -> bool | None:
+        """Whether an input differs from its counterpart; none when the two cannot be compared."""
+        mine, theirs = self.comparison.port.tensors[a], self.comparison.reference.tensors[b]
+        if self._is_mask(mine) or self._is_mask(theirs):
+            return False
+        errors = self.comparison.errors(a, b)
+        if errors is None:
+            return None
+        return not errors[2] and not ratio(errors[0], errors[1]) <= BOUNDARY_FAIL
 
     def _other_ids(self, call: Call, other: Call) -> list[int]:
         """Integer inputs (ids, positions, buckets) that are not the counterpart's, element by element."""
@@ -328,9 +343,8 @@ class Blame:
         ]
 
     @staticmethod
-    def _is_mask(trace: Trace, index: int) -> bool:
+    def _is_mask(tensor: Fingerprint) -> bool:
         """Additive masks hold minus infinity on one side and the lowest number on the other."""
-        tensor = trace.tensors[index]
         return bool(tensor.non_finite) or tensor.moments[4] < -1e4
 
     def unexplained_outputs(self, call: Call) -> list[int]:

@@ -15,6 +15,7 @@ from .job import Job
 from .other_causes import dtype_culprit
 from .returned import returned_instead
 from .sides import Sides, run_again, run_sides
+from .uncalled import never_called
 
 _STEPS = 6
 _MOST_EXCUSES = 4
@@ -99,6 +100,10 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
         return {**found, "notes": [f"The port could not be taken apart: {error.what} {error.seen}"[:600]]}
     if diagnosis.culprits and (diagnosis.confirmed or not found["culprits"]):
         found["culprits"] = [culprit.to_json() for culprit in diagnosis.culprits]
+    if not diagnosis.confirmed:
+        uncalled = never_called(port, report.trace("official", item, "float32"), report.pairs)
+        if uncalled is not None:
+            found.update(_only(uncalled))
     return {
         **found,
         "culprit": found["culprits"][0] if found["culprits"] else None,

@@ -66,14 +66,27 @@ class CrossedWeights:
 
     def producer(self, tensor: int, given: int, expected: int) -> Culprit | None:
         """The module that made the tensor holds the weights of another one."""
-        maker = self.blame.producer.get(tensor)
-        mine = self.comparison.port.calls[maker].module if maker is not None else ""
+        mine = self.returned_by(tensor, given)
         pair = self.comparison.pairs.get(mine)
         wanted = self.maker_of(expected)
         twin = self.port_of.get(wanted) if wanted else None
         if pair is None or twin is None or wanted is None or self.maker_of(given) != pair.official:
             return None
         return self.culprit(mine, pair.official, wanted) if _fits_better(mine, pair.official, twin, wanted) else None
+
+    def returned_by(self, tensor: int, given: int) -> str:
+        """The port's module that returned a tensor, or whose result an official one took the place of."""
+        maker = self.blame.producer.get(tensor)
+        if maker is not None:
+            return self.comparison.port.calls[maker].module
+        known = self.comparison.explained
+        calls = [c for c in self.comparison.port.calls if c.ended >= 0 and "::" not in c.module]
+        found = [
+            c
+            for c in calls
+            if any((e := known(i)) is not None and self.comparison.one_value(e, given) for _, i in c.outputs)
+        ]
+        return min(found, key=lambda call: call.ended).module if found else ""
 
     def merged(self, given: int, expected: int) -> Culprit | None:
         """Both tensors come from rows of one merged weight, and its rows are not in the official order."""

@@ -22,12 +22,12 @@ from .handover import announce
 from .honesty import moved
 from .job import Job
 from .lab import ask
-from .local_faults import Fault, handed_wrong, in_another_order, local_faults, with_repeats
+from .local_faults import Fault, deaf, handed_wrong, in_another_order, local_faults, with_repeats
 from .outputs import read_outputs
 from .pairing import Pair
 from .proof import Link
 from .side import Item
-from .trace import Trace
+from .trace import Call, Trace
 from .verdict import BOUNDARY_PASS, FLOOR, OUTPUT_PASS
 
 _MOST_FAULTS = 6
@@ -186,7 +186,7 @@ def diagnose(
             )
         if free > OUTPUT_PASS and len(faults) > 1:
             faults = [fault for fault in faults if not _idle(fault, faults, before, experiments, worst_ratio)] or faults
-        faults = [_caller_of(experiments, comparison, fault, links) for fault in faults[:_MOST_FAULTS]]
+        faults = [_caller_or_called(experiments, comparison, fault, links) for fault in faults[:_MOST_FAULTS]]
         result.culprits = [with_repeats(fault) for fault in faults]
         if with_trials:
             for number, fault in enumerate(faults[:_MOST_TRIALS]):
@@ -226,29 +226,41 @@ def _idle(
     return worst_ratio(experiments.healed(others)) <= OUTPUT_PASS
 
 
-def _caller_of(experiments: Experiments, comparison: Comparison, fault: Fault, links: list[Link]) -> Fault:
-    """The fault, or its caller's, if a module without counterpart was only handed the wrong ones of right tensors."""
-    module, (target, occurrence, where) = fault.culprit.module, fault.target
-    calls = comparison.port.calls
-    if fault.culprit.kind == "weights" or not module or module in experiments.partner:
+def _caller_or_called(experiments: Experiments, comparison: Comparison, fault: Fault, links: list[Link]) -> Fault:
+    """The fault, placed by experiment where a module without counterpart is called.
+
+    If other tensors of its caller in the place of its arguments make it right, the caller is wrong; if it makes no use
+    of an argument, it is wrong itself.
+    """
+    calls, (target, occurrence, where) = comparison.port.calls, fault.target
+    index = fault.receiver if fault.receiver is not None else _call_of(calls, fault)
+    if index is None or calls[index].parent < 0 or fault.culprit.kind == "weights":
         return fault
-    if target not in experiments.partner:
-        return fault
-    measured = next((i for i, c in enumerate(calls) if (c.module, c.occurrence) == (target, occurrence)), -1)
-    ended = calls[measured].ended
-    index = max(
-        (i for i, c in enumerate(calls) if c.module == module and (i < measured or -1 < c.ended < ended)), default=None
-    )
-    if index is None or calls[index].parent < 0:
+    if calls[index].module in experiments.partner or target not in experiments.partner:
         return fault
     request = {
-        "module": module,
+        "module": calls[index].module,
         "occurrence": calls[index].occurrence,
         "target": [target, occurrence, where],
         "reach": BOUNDARY_PASS * max(_own_error(comparison, fault), FLOOR),
     }
-    moved = experiments.ask("arguments", request).get("moved")
-    return handed_wrong(comparison, links, experiments.partner, fault, index, moved) if moved else fault
+    answer = experiments.ask("arguments", request)
+    if answer.get("moved"):
+        return handed_wrong(comparison, links, experiments.partner, fault, index, answer["moved"])
+    if fault.receiver is not None and answer.get("unused"):
+        return deaf(comparison, links, experiments.partner, fault, index, answer["unused"])
+    return fault
+
+
+def _call_of(calls: list[Call], fault: Fault) -> int | None:
+    """The culprit's last call before the place where the fault is measured, or around it."""
+    place = fault.target[:2]
+    measured = next((i for i, c in enumerate(calls) if (c.module, c.occurrence) == place), None)
+    if measured is None or not fault.culprit.module:
+        return None
+    ended = calls[measured].ended
+    own = [i for i, c in enumerate(calls) if c.module == fault.culprit.module]
+    return max((i for i in own if i < measured or -1 < calls[i].ended < ended), default=None)
 
 
 def _trial(experiments: Experiments, comparison: Comparison, fault: Fault) -> dict[str, Any]:

@@ -26,6 +26,8 @@ class Fault:
         error: Relative error that it makes there.
         points: ``(module, where)`` whose official tensors take its effect away, over all its calls.
         target: Module, occurrence and side at which its error is measured.
+        modules: Where else the same code is called.
+        receiver: `Places.receiver` of the culprit.
     """
 
     culprit: Culprit
@@ -33,6 +35,7 @@ class Fault:
     points: list[tuple[str, Where]]
     target: tuple[str, int, Where]
     modules: list[str] = field(default_factory=list)
+    receiver: int | None = None
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -99,6 +102,21 @@ def handed_wrong(
             if given is not None and expected is not None:
                 culprit = culprit or finder.crossed.merged(given, expected)
     culprit = culprit or finder.places.handed_over(index, wrong, numbers)
+    return replace(fault, culprit=culprit, modules=[culprit.module])
+
+
+def deaf(
+    comparison: Comparison,
+    links: Collection[Link],
+    forced: Collection[str],
+    fault: Fault,
+    index: int,
+    unused: list[str],
+) -> Fault:
+    """The same fault, blamed on call ``index``, which makes no use of the arguments ``unused``."""
+    finder = _Finder(comparison, links, forced)
+    numbers = f"fed with official tensors, {_named_target(fault)} is off by {fault.error:.2g} relative"
+    culprit = finder.places.deaf(index, unused, numbers)
     return replace(fault, culprit=culprit, modules=[culprit.module])
 
 
@@ -233,7 +251,9 @@ class _Finder:
         culprit = self.places.inside(index, numbers)
         owner = call.module.partition("::")[0]
         occurrence = call.occurrence if owner == call.module else self.occurrence_of(call, owner)
-        return Fault(culprit, boundary.port_error, [(owner, "outputs")], (owner, occurrence, "outputs"))
+        receiver = self.places.receiver.get(culprit)
+        target: tuple[str, int, Where] = (owner, occurrence, "outputs")
+        return Fault(culprit, boundary.port_error, [(owner, "outputs")], target, receiver=receiver)
 
 
 def _times(boundary: Boundary) -> str:

@@ -137,7 +137,8 @@ class Forcer:
 def match(mine: list[tuple[str, torch.Tensor]], theirs: list[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Which of their tensors stands for which leaf of mine, shapes being equal but for axes of length 1.
 
-    Fields of one name (``last_hidden_state``), then the nearest values, then what is left in its place.
+    Fields of one name (``last_hidden_state``), then the nearest values, then what is left: of one name (``[0]``), in
+    its place.
     """
     found: dict[str, torch.Tensor] = {}
     left = dict(theirs)
@@ -157,6 +158,9 @@ def match(mine: list[tuple[str, torch.Tensor]], theirs: list[tuple[str, torch.Te
     for gap, leaf, name in sorted(gaps):
         if gap < _NEAR and leaf not in found and name in left:
             take(leaf, name)
+    for leaf, tensor in mine:
+        if leaf not in found and leaf in left and _fits(tensor, left[leaf]):
+            take(leaf, leaf)
     rest = [(leaf, tensor) for leaf, tensor in mine if leaf not in found]
     if len(rest) == len(left):
         for (leaf, tensor), (name, other) in zip(rest, list(left.items()), strict=True):

@@ -18,6 +18,10 @@ class Places:
         comparison: The forced port against the official model.
         blame: For what equals an official tensor.
         compared: Indices of the port's calls whose outputs were compared (and then replaced by official ones).
+
+    Attributes:
+        receiver: Of a culprit that hands an unknown tensor to a call without counterpart: that call. Only an experiment
+            can tell which of the two is wrong.
     """
 
     def __init__(self, comparison: Comparison, blame: Blame, compared: set[int]) -> None:
@@ -26,17 +30,29 @@ class Places:
         self.blame = blame
         self.compared = compared
         self.sizes: set[int] | None = None
+        self.receiver: dict[Culprit, int] = {}
 
     def before(self, index: int, wrong: list[int], numbers: str) -> Culprit:
         """Call ``index`` is handed the tensors ``wrong``."""
         call = self.calls[index]
         if call.parent < 0:
-            return self.module(call, numbers, sure=False)
+            return self.outside(index, numbers) if call.module else self.module(call, numbers, sure=False)
         left = self.left_behind(wrong, call, numbers)
         if left is not None:
             return left
         siblings = [i for i in self.comparison.port.children(call.parent) if i < index]
         return self.between(call.parent, siblings, wrong, numbers, call)
+
+    def outside(self, index: int, numbers: str) -> Culprit:
+        """A call that no traced module makes: by a method of the model that is not its forward (``encode``)."""
+        call = self.calls[index]
+        earlier = [c for c in self.calls[:index] if c.parent < 0 and c.file == call.file and c.line <= call.line]
+        start = earlier[-1].line if earlier else call.line
+        why = (
+            f"What {named(call)} is handed by {call.function or 'its caller'}, line {call.line}, is not the official "
+            f"tensor; {numbers}. Look at the code before that line."
+        )
+        return Culprit("", None, "glue", call.file, start, call.line, why, "certain")
 
     def left_behind(self, wrong: list[int], user: Call, numbers: str) -> Culprit | None:
         """The call that put a wrong tensor into an argument of its own (a cache, metadata), to be read later."""
@@ -69,9 +85,29 @@ class Places:
         if index not in self.compared and call.parent >= 0 and (foreign := self.foreign(index)):
             return self.handed_over(index, foreign, numbers)
         if not any("::" not in self.calls[child].module for child in children) or depth > 20:
+            if index in self.compared and call.parent >= 0 and (fewer := self.given_fewer(call)):
+                return self.handed_over(index, [], f"{fewer}; {numbers}")
             return self.module(call, numbers, sure=index in self.compared)
         wrong = [tensor for _, tensor in call.outputs]
         return self.between(index, children, wrong, numbers, None, depth)
+
+    def given_fewer(self, call: Call) -> str:
+        """How many tensors fewer a module of the same weights is given than its counterpart, in words; ``""`` if none.
+
+        A convolution without its cache computes what it should of what it was given.
+        """
+        pair = self.comparison.pairs.get(call.module)
+        other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
+        if pair is None or other is None or pair.how != "weights":
+            return ""
+        mine, theirs = (
+            [name for name, index in one.inputs if trace.tensors[index].elements > 1]
+            for trace, one in ((self.comparison.port, call), (self.comparison.reference, other))
+        )
+        missing = [name for name in theirs if name not in mine]
+        if not mine or not set(mine) < set(theirs):
+            return ""
+        return f"the official code hands it {', '.join(missing[:3])} as well"
 
     def foreign(self, index: int) -> list[int]:
         """Inputs of a call without counterpart that the official model has, but nowhere in this part of it.
@@ -109,7 +145,9 @@ class Places:
                 if self.once_more(child):
                     return self.blame.extra(child, numbers)
                 if self.given_unknown(child, parent):
-                    return self.glue(parent, None, self.calls[child], numbers, sure=False)
+                    culprit = self.glue(parent, None, self.calls[child], numbers, sure=False)
+                    self.receiver[culprit] = child
+                    return culprit
                 return self.inside(child, numbers, depth + 1)
         handed = self.handed_in(parent, wrong)
         if handed and self.calls[parent].parent >= 0 and parent not in self.compared and depth < 20:
@@ -146,7 +184,10 @@ class Places:
         Or, if there are none, other tensors that the official model does not have.
         """
         given = [tensor for _, tensor in self.calls[parent].inputs]
-        passed = [a for a in given if any(self.blame.same(a, b) for b in wrong)]
+        # One that is official was right as it was given: the call had to make another of it and did not.
+        passed = [
+            a for a in given if any(self.blame.same(a, b) for b in wrong) and self.comparison.explained(a) is None
+        ]
         single = [
             a
             for a in given
@@ -164,6 +205,11 @@ class Places:
         if self.sizes is None:
             self.sizes = {size for row in self.comparison.port.tensors for size in row.shape}
         return value in self.sizes
+
+    def deaf(self, index: int, arguments: list[str], numbers: str) -> Culprit:
+        """Call ``index`` makes no use of some of its arguments."""
+        unused = f"what it returns does not depend on its argument {', '.join(arguments)}"
+        return self.module(self.calls[index], f"{unused}; {numbers}", sure=True)
 
     def module(self, call: Call, numbers: str, *, sure: bool) -> Culprit:
         name = call.module.partition("::")[0]

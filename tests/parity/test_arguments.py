@@ -22,16 +22,18 @@ class Attend(nn.Module):
 
 
 class Gated(nn.Module):
-    def __init__(self, wrong: bool = False) -> None:
+    def __init__(self, mistake: str) -> None:
         super().__init__()
-        self.wrong = wrong
+        self.mistake = mistake
 
     def forward(self, x: torch.Tensor, y: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-        return x - y * gate if self.wrong else x + y * gate
+        if self.mistake == "unused":
+            return x + y
+        return x - y * gate if self.mistake == "code" else x + y * gate
 
 
 class Block(nn.Module):
-    """``mistake``: ``exchanged``, ``gate`` (the wrong part of the modulation), ``code`` (of the called module)."""
+    """``mistake``: ``exchanged``, ``gate`` (the wrong part of the modulation), ``code`` or ``unused`` (of Gated)."""
 
     def __init__(self, mistake: str = "", official: bool = False) -> None:
         super().__init__()
@@ -39,7 +41,7 @@ class Block(nn.Module):
         self.modulation = nn.Linear(WIDTH, 6 * WIDTH)
         self.q, self.k, self.v, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
         if not official:
-            self.attend, self.gated = Attend(), Gated(mistake == "code")
+            self.attend, self.gated = Attend(), Gated(mistake)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         shift, _, gate, _, _, other = self.modulation(t).chunk(6, -1)
@@ -100,6 +102,12 @@ def test_a_module_whose_own_code_is_wrong_is_not_excused(tmp_path: Path) -> None
     assert found["tried"] > 5 and found["moved"] == []
 
 
+def test_an_argument_of_which_no_use_is_made_is_told(tmp_path: Path) -> None:
+    found = _exchanged("unused", "block.gated", ("block", 0, "outputs"), tmp_path)
+    assert found["moved"] == [] and found["unused"] == ["[2]"]
+    assert _exchanged("code", "block.gated", ("block", 0, "outputs"), tmp_path)["unused"] == []
+
+
 def test_a_module_that_is_never_called_is_tried_in_vain(tmp_path: Path) -> None:
     found = _exchanged("code", "block.elsewhere", ("block", 0, "outputs"), tmp_path)
-    assert found == {"tried": 0, "moved": []}
+    assert found == {"tried": 0, "moved": [], "unused": []}

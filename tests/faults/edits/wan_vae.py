@@ -92,10 +92,11 @@ FAULTS = [
         "old": "CACHE_T = 2",
         "new": "CACHE_T = 1",
         "category": "cache",
-        "place": ["*.conv1", "*.conv2", "*.conv_in", "*.conv_out"],
+        "place": ["*.resnets.*", "*.upsamplers.*", "encoder", "decoder"],
+        "glue": True,
         "cases": ["odd"],
         "traps": ["vae-feature-cache-off-is-another-algorithm"],
-        "note": "Causal convolutions remember one frame too few; shows from the third chunk on.",
+        "note": "Who calls causal convolutions keeps one frame too few; shows from the third chunk on.",
     },
     {
         "id": "wan_vae-upsample-cache-dropped",
