@@ -74,6 +74,23 @@ class CrossedWeights:
             return None
         return self.culprit(mine, pair.official, wanted) if _fits_better(mine, pair.official, twin, wanted) else None
 
+    def takes_its_own(self, call: Call, argument: str, was: str) -> bool:
+        """Whether two arguments of a call are the right ones by the names of its parameters: ``q`` is handed a query.
+
+        Then not the caller exchanges them but the called code.
+        """
+        inputs = dict(call.inputs)
+        info = self.comparison.port.modules.get(call.module)
+        names = [_parameter(info.parameters if info else [], place) for place in (argument, was)]
+        makers = [
+            self.maker_of(known) if (known := self.comparison.explained(inputs[place])) is not None else None
+            for place in (argument, was)
+        ]
+        if not all(names) or not all(makers):
+            return False
+        (mine, other), (first, second) = names, (str(maker) for maker in makers)
+        return _alike(mine, first) + _alike(other, second) > _alike(mine, second) + _alike(other, first)
+
     def returned_by(self, tensor: int, given: int) -> str:
         """The port's module that returned a tensor, or whose result an official one took the place of."""
         maker = self.blame.producer.get(tensor)
@@ -141,3 +158,12 @@ def _alike(a: str, b: str) -> float:
     words = [set(re.findall(r"[a-z]+|\d+", name)) for name in (first, second)]
     shared = 2 * len(words[0] & words[1]) / max(len(words[0]) + len(words[1]), 1)
     return shared + difflib.SequenceMatcher(None, first, second).ratio()
+
+
+def _parameter(names: list[str], argument: str) -> str:
+    """The parameter that a leaf ``[1]`` or ``[3].key`` of a call's arguments was handed to."""
+    place, _, key = argument.partition(".")
+    if key:
+        return key
+    number = place.strip("[]")
+    return names[int(number)] if number.isdigit() and int(number) < len(names) else ""

@@ -7,7 +7,7 @@ only if they change the outputs there: padding that nobody reads is no culprit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from .handover import announce
 from .honesty import moved
 from .job import Job
 from .lab import ask
-from .local_faults import Fault, deaf, handed_wrong, in_another_order, local_faults, with_repeats
+from .local_faults import Fault, deaf, fold, handed_wrong, in_another_order, local_faults, with_repeats
 from .outputs import read_outputs
 from .pairing import Pair
+from .passing import Where
 from .proof import Link
 from .side import Item
 from .trace import Call, Trace
@@ -59,6 +60,7 @@ class Experiments:
         self.item = item
         self.shared = self.root / "lab.shared"
         self.number = 0
+        self.injections = 0
         self.partner = dict(partner)
         self._prepare()
         common = {**spec, "shared": str(self.shared), "item": item.key, "partner": self.partner, "excuses": []}
@@ -91,7 +93,7 @@ class Experiments:
         ready = "error" not in ask(self.shared, 0, "", {}, expected)
         if not ready:
             return False
-        official.process.wait()
+        ask(self.shared, 0, "", {}, lambda: official.process.poll() is None, "official")
         return (self.root / "lab.official" / "forced.json").is_file()
 
     def reason(self) -> str:
@@ -119,11 +121,32 @@ class Experiments:
             return {}
         return read_outputs(self.root / "lab.port", self.item.key, tag)
 
+    def injected(self, points: Sequence[tuple[str, Where]]) -> dict[str, torch.Tensor]:
+        """Outputs of the official model with the port's tensors at these places of the port; empty without them."""
+        places = [(module, where) for module, where in points if module in self.partner]
+        tag, file = f"inject.{self.number + 1}", self.shared / f"port.{self.number + 1}.safetensors"
+        kept = self.ask("keep", {"modules": [module for module, _ in places], "file": str(file)})
+        if not places or not kept.get("complete"):
+            return {}
+        self.injections += 1
+        request = {
+            "points": [(self.partner[module], where) for module, where in places],
+            "partner": {self.partner[module]: module for module, _ in places},
+            "file": str(file),
+            "tag": tag,
+        }
+        alive = self.children[0].process
+        answer = ask(self.shared, self.injections, "inject", request, lambda: alive.poll() is None, "official")
+        if not answer.get("forced"):
+            return {}
+        return read_outputs(self.root / "lab.official", self.item.key, tag)
+
     def end(self) -> None:
         """Stop both processes."""
         if self._alive():
-            self.number += 1
-            announce(self.shared / f"lab.{self.number}.request", {"action": "stop"})
+            announce(self.shared / f"lab.{self.number + 1}.request", {"action": "stop"})
+        if self.children[0].process.poll() is None:
+            announce(self.shared / f"official.{self.injections + 1}.request", {"action": "stop"})
         for child in self.children:
             child.stop()
 
@@ -186,7 +209,7 @@ def diagnose(
             )
         if free > OUTPUT_PASS and len(faults) > 1:
             faults = [fault for fault in faults if not _idle(fault, faults, before, experiments, worst_ratio)] or faults
-        faults = [_caller_or_called(experiments, comparison, fault, links) for fault in faults[:_MOST_FAULTS]]
+        faults = _by_arguments(experiments, comparison, faults[:_MOST_FAULTS], links)
         result.culprits = [with_repeats(fault) for fault in faults]
         if with_trials:
             for number, fault in enumerate(faults[:_MOST_TRIALS]):
@@ -210,8 +233,9 @@ def _idle(
     """Whether a place plays no part in the failure.
 
     Nothing changes with official tensors there (padding that nobody reads), or it is a gross difference (`GROSS`) whose
-    repair brings the outputs no nearer, and without whose repair the others suffice: a pair that is none. Weights that
-    were crossed are never idle: what comes after them was paired by them.
+    repair brings the outputs no nearer, and without whose repair the others suffice: a pair that is none. Or the
+    official model returns the same with the port's tensors there: a later mistake made something of what it ignores.
+    Weights that were crossed are never idle: what comes after them was paired by them.
     """
     if fault.culprit.kind == "weights":
         return False
@@ -220,36 +244,54 @@ def _idle(
         return False
     if not moved(after, before):
         return True
-    if not fault.error > GROSS or worst_ratio(after) < 0.999 * worst_ratio(before):
+    alone = worst_ratio(after)
+    if not fault.error > GROSS or alone <= OUTPUT_PASS:
         return False
     others = [other for other in faults if other is not fault]
-    return worst_ratio(experiments.healed(others)) <= OUTPUT_PASS
+    if alone >= 0.999 * worst_ratio(before) and worst_ratio(experiments.healed(others)) <= OUTPUT_PASS:
+        return True
+    injected = experiments.injected(fault.points)
+    return bool(injected) and worst_ratio(injected) <= OUTPUT_PASS
 
 
-def _caller_or_called(experiments: Experiments, comparison: Comparison, fault: Fault, links: list[Link]) -> Fault:
-    """The fault, placed by experiment where a module without counterpart is called.
+def _by_arguments(
+    experiments: Experiments, comparison: Comparison, faults: list[Fault], links: list[Link]
+) -> list[Fault]:
+    """The faults, placed by experiment where modules without counterpart are called.
 
-    If other tensors of its caller in the place of its arguments make it right, the caller is wrong; if it makes no use
-    of an argument, it is wrong itself.
+    If other tensors of its caller in the place of its arguments make such a call right, the caller is wrong, and not
+    what the call goes on to do with them; if it makes no use of an argument, it is wrong itself.
     """
-    calls, (target, occurrence, where) = comparison.port.calls, fault.target
-    index = fault.receiver if fault.receiver is not None else _call_of(calls, fault)
-    if index is None or calls[index].parent < 0 or fault.culprit.kind == "weights":
-        return fault
-    if calls[index].module in experiments.partner or target not in experiments.partner:
-        return fault
+    calls, found, cleared = comparison.port.calls, [], set()
+    for fault in faults:
+        index = fault.receiver if fault.receiver is not None else _call_of(calls, fault)
+        answer = {} if index is None else _other_arguments(experiments, comparison, fault, calls[index])
+        common = comparison, links, experiments.partner, fault
+        if index is not None and answer.get("moved"):
+            handed = handed_wrong(*common, index, answer["moved"])
+            if handed is not None:
+                cleared.add(fold(calls[index].module))
+            found.append(handed or fault)
+        elif index is not None and fault.receiver is not None and answer.get("unused"):
+            found.append(deaf(*common, index, answer["unused"]))
+        else:
+            found.append(fault)
+    return [f for f in found if not any(f"{fold(f.culprit.module)}.".startswith(f"{module}.") for module in cleared)]
+
+
+def _other_arguments(experiments: Experiments, comparison: Comparison, fault: Fault, call: Call) -> dict[str, Any]:
+    target, occurrence, where = fault.target
+    if call.parent < 0 or fault.culprit.kind == "weights":
+        return {}
+    if call.module in experiments.partner or target not in experiments.partner:
+        return {}
     request = {
-        "module": calls[index].module,
-        "occurrence": calls[index].occurrence,
+        "module": call.module,
+        "occurrence": call.occurrence,
         "target": [target, occurrence, where],
         "reach": BOUNDARY_PASS * max(_own_error(comparison, fault), FLOOR),
     }
-    answer = experiments.ask("arguments", request)
-    if answer.get("moved"):
-        return handed_wrong(comparison, links, experiments.partner, fault, index, answer["moved"])
-    if fault.receiver is not None and answer.get("unused"):
-        return deaf(comparison, links, experiments.partner, fault, index, answer["unused"])
-    return fault
+    return experiments.ask("arguments", request)
 
 
 def _call_of(calls: list[Call], fault: Fault) -> int | None:

@@ -62,7 +62,32 @@ def lab_official(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         with torch.no_grad(), tracing(model) as trace, passing(model, forcer):
             runner.call(model, item, torch.float32)
     trace.save(runner.out / "forced.trace")
-    return {"complete": True, "kind": kind}
+    del model, trace, forcer
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the port's process needs the room
+    announce(runner.shared / "official.0.reply", {})
+    answered = _serve(runner.shared, "official", {"inject": _Injected(runner, item).inject})
+    return {"complete": True, "kind": kind, "answered": answered}
+
+
+class _Injected:
+    """The official model, loaded again when it is first asked for."""
+
+    def __init__(self, runner: Runner, item: Item) -> None:
+        self.runner = runner
+        self.item = item
+        self.model: torch.nn.Module | None = None
+
+    def inject(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run freely, with the port's tensors (``file``) at the points only; the outputs are kept under the tag."""
+        if self.model is None:
+            self.model = self.runner.load(torch.float32)
+        points: list[tuple[str, Where]] = [(module, where) for module, where in request["points"]]
+        forcer = Forcer(Kept(Path(request["file"])), request["partner"], points)
+        with torch.no_grad(), passing(self.model, forcer, {module for module, _ in points}):
+            outputs = self.runner.call(self.model, self.item, torch.float32)
+        self.runner.keep(outputs, self.item, request["tag"])
+        return {"forced": forcer.forced}
 
 
 def lab_port(spec: dict[str, Any], job: Job) -> dict[str, Any]:
@@ -75,7 +100,11 @@ def lab_port(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     lab = _Lab(runner, model, _item(runner, spec["item"]), spec["partner"])
     lab.forced_trace()
     announce(runner.shared / "lab.0.reply", {})
-    return {"answered": _serve(runner.shared, {"heal": lab.heal, "trials": lab.trials, "arguments": lab.arguments})}
+    return {
+        "answered": _serve(
+            runner.shared, "lab", {"keep": lab.keep, "heal": lab.heal, "trials": lab.trials, "arguments": lab.arguments}
+        )
+    }
 
 
 class _Lab:
@@ -99,6 +128,15 @@ class _Lab:
             self.runner.keep(self.runner.call(self.model, self.item, torch.float32), self.item, request["tag"])
         return {"forced": forcer.forced}
 
+    def keep(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run freely and keep what passes through some modules, in ``file``."""
+        keeper = Keeper(CAPTURE_LIMIT)
+        with torch.no_grad(), passing(self.model, keeper, set(request["modules"])):
+            self.runner.call(self.model, self.item, torch.float32)
+        if keeper.complete:
+            save_file(keeper.tensors, request["file"])
+        return {"complete": keeper.complete}
+
     def arguments(self, request: dict[str, Any]) -> dict[str, Any]:
         """Hand a call other tensors; see `exchanged`."""
 
@@ -118,19 +156,22 @@ class _Lab:
             return search(self.model, run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
 
 
-def ask(shared: Path, number: int, action: str, request: dict[str, Any], alive: Callable[[], bool]) -> dict[str, Any]:
-    """Have the port's process do one experiment and return its answer; empty when the process is gone.
+def ask(
+    shared: Path, number: int, action: str, request: dict[str, Any], alive: Callable[[], bool], side: str = "lab"
+) -> dict[str, Any]:
+    """Have a process do one experiment and return its answer; an ``error`` when the process is gone.
 
     Args:
         shared: Folder of the exchange.
-        number: Counted from 1.
-        action: ``heal``, ``arguments``, ``trials`` or ``stop``.
+        number: Counted from 1; 0 only waits for the process to be ready.
+        action: ``keep``, ``heal``, ``arguments``, ``trials`` (port), ``inject`` (official side), ``stop``.
         request: Arguments of the action.
         alive: Whether the process still runs.
+        side: ``lab`` is the port's process, ``official`` the other.
     """
     if number:
-        announce(shared / f"lab.{number}.request", {"action": action, "request": request})
-    reply = shared / f"lab.{number}.reply"
+        announce(shared / f"{side}.{number}.request", {"action": action, "request": request})
+    reply = shared / f"{side}.{number}.reply"
     while not reply.exists():
         if not alive():
             return json.loads(reply.read_text()) if reply.exists() else {"error": "the process ended"}
@@ -139,10 +180,10 @@ def ask(shared: Path, number: int, action: str, request: dict[str, Any], alive: 
     return answer
 
 
-def _serve(shared: Path, actions: dict[str, Callable[[dict[str, Any]], dict[str, Any]]]) -> int:
+def _serve(shared: Path, side: str, actions: dict[str, Callable[[dict[str, Any]], dict[str, Any]]]) -> int:
     number, since = 1, time.monotonic()
     while time.monotonic() - since < _IDLE_S:
-        path = shared / f"lab.{number}.request"
+        path = shared / f"{side}.{number}.request"
         if not path.exists():
             time.sleep(0.02)
             continue
@@ -153,6 +194,6 @@ def _serve(shared: Path, actions: dict[str, Callable[[dict[str, Any]], dict[str,
             answer = actions[document["action"]](document["request"])
         except (ParityError, RuntimeError, ValueError, TypeError, IndexError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"[:500]}
-        announce(shared / f"lab.{number}.reply", answer)
+        announce(shared / f"{side}.{number}.reply", answer)
         number, since = number + 1, time.monotonic()
     return number - 1

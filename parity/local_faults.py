@@ -80,8 +80,10 @@ def handed_wrong(
     fault: Fault,
     index: int,
     moved: Sequence[Mapping[str, str | None]],
-) -> Fault:
+) -> Fault | None:
     """The same fault, blamed on the code that hands call ``index`` its arguments, or on the weights behind them.
+
+    None if the call is handed what its parameters are named for: then its own code exchanges them.
 
     Args:
         comparison, links, forced: As for `local_faults`.
@@ -97,6 +99,8 @@ def handed_wrong(
     numbers = f"{found}: then {_named_target(fault)} agrees with the official code"
     culprit = None
     for row in moved:
+        if row["was"] in inputs and finder.crossed.takes_its_own(call, str(row["argument"]), str(row["was"])):
+            return None
         if row["was"] in inputs and row["argument"] in inputs:
             given, expected = (comparison.explained(inputs[str(row[key])]) for key in ("argument", "was"))
             if given is not None and expected is not None:

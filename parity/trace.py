@@ -66,12 +66,14 @@ class ModuleInfo:
     Attributes:
         cls: ``package.module.Class``.
         file, line, end_line: Source of the forward that this class defines (or inherits).
+        parameters: Names of the forward's parameters, without self.
     """
 
     cls: str
     file: str
     line: int
     end_line: int
+    parameters: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -361,10 +363,14 @@ def locate(module: torch.nn.Module) -> ModuleInfo:
     function = inspect.unwrap(getattr(cls, own, cls.forward))
     name = f"{cls.__module__}.{cls.__qualname__}"
     try:
+        parameters = list(inspect.signature(inspect.unwrap(cls.forward)).parameters)[1:]
+    except (ValueError, TypeError):
+        parameters = []
+    try:
         source, start = inspect.getsourcelines(function)
-        return ModuleInfo(name, inspect.getsourcefile(function) or "", start, start + len(source) - 1)
+        return ModuleInfo(name, inspect.getsourcefile(function) or "", start, start + len(source) - 1, parameters)
     except (OSError, TypeError):
-        return ModuleInfo(name, "", 0, 0)
+        return ModuleInfo(name, "", 0, 0, parameters)
 
 
 @contextmanager

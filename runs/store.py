@@ -28,6 +28,7 @@ from .models import ProcessIdentity, Run, RunError, RunRecord
 from .outcome import read_result
 from .records import add_record, change_record, list_records, read_record
 from .recover import recovered
+from .trace_context import trace_variables
 
 Report = Callable[[float, float | None, str], None]
 
@@ -75,7 +76,7 @@ class RunStore:
             job: A name in the engine's ``JOBS``.
             spec: What the job gets; ``spec["devices"]`` (torch device names) are leased for the run.
             cwd: Folder of the worker, as a rule the port's worktree.
-            env: Additional variables of the worker. Kept on disk, so no tokens.
+            env: Additional variables of the worker, beside those of the current trace. Kept on disk, so no tokens.
             time_limit_s: Seconds from launch after which the run is ended.
             log_limit: Bytes of log to keep.
             memory_limit: Bytes of resident memory of all the run's processes, looked at every 2 s; none: no limit.
@@ -107,7 +108,7 @@ class RunStore:
             parity_dir=str(self.parity_dir),
             package=f"{__package__}.jobs" if own else "",
             cwd=str(cwd),
-            env=dict(env or {}),
+            env={**trace_variables(), **(env or {})},
             keep_tokens=keep_tokens,
             devices=devices,
             time_limit_s=time_limit_s,
