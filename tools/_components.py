@@ -12,9 +12,11 @@ from typing import Any
 from ..port.converted import why_unproven
 from ..port.errors import PortError
 from ..port.freshness import plan_digest
+from ..port.ledger import Ledger
 from ..port.official import require_official_code
 from ..port.paths import digest_inside, resolve_inside
 from ..port.records import ComponentRecord, PortRecord
+from .base import ToolContext
 
 WEIGHT_FOLDERS = {"dit": ("transformer", "dit"), "vae": ("vae",), "encoder": ("text_encoder", "image_encoder")}
 
@@ -104,6 +106,17 @@ def port_spec(port: PortRecord, adapter: Path, device: str) -> dict[str, Any]:
         "patches": port.environment_patches,
         "threads": max(1, (os.cpu_count() or 2) // 2),
     }
+
+
+def reference_cache(ctx: ToolContext) -> Path:
+    """Where official results are kept, for all ports."""
+    return ctx.home / "cache" / "reference"
+
+
+def trusted_references(ctx: ToolContext, port_id: str) -> list[str]:
+    """Digests of the official results that signed evidence of this port names."""
+    entries = Ledger(ctx.home).entries(port_id)
+    return sorted({str(entry.summary["reference"]) for entry in entries if entry.summary.get("reference")})
 
 
 def weights_folder(port: PortRecord, component: ComponentRecord) -> str | None:

@@ -8,10 +8,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..parity.verdict import Verdict
+from ..port.errors import PortError
 from ..port.ledger import Ledger
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
-from ._components import adapter_path, choose_device, component_spec, dependencies, planned_component, started_with
+from ._components import (
+    adapter_path,
+    choose_device,
+    component_spec,
+    dependencies,
+    planned_component,
+    reference_cache,
+    started_with,
+    trusted_references,
+)
 from ._culprits import Culprit, culprit_of, trial_words
 from ._divergence import divergence_picture
 from ._runs import no_result_yet, require_value, start_and_wait
@@ -62,12 +72,19 @@ def locate_divergence(
     on it; climbs mapping, attention backend, scheduler, activations; tries the usual mistakes; draws the curve."""
     port = ctx.ports.get(port_id)
     planned = planned_component(port, component)
+    if planned.kind == "tokenizer":
+        raise PortError(
+            "locate_divergence takes modules apart, and a tokenizer has none.",
+            seen=f"{planned.name} is planned as a tokenizer",
+            fix="Call run_component_parity: it compares the ids prompt by prompt and names the first that differs.",
+        )
     path = adapter_path(port, planned, adapter)
     port = require_weights(ctx, port)
     spec = component_spec(port, planned, path, choose_device(device))
     spec.update(
         cases=[case] if case is not None else None, seeds=[0], dtypes=_DTYPES, align_backends=False, trials=True
     )
+    spec.update(reference_cache=str(reference_cache(ctx)), trusted_references=trusted_references(ctx, port_id))
     run = start_and_wait(
         ctx,
         port=port,
@@ -96,7 +113,12 @@ def finish(ctx: ToolContext, run: Run) -> LocateDivergenceResult:
             verdict=verdict,
             run_id=run.run_id,
             complete=False,
-            summary={"why": clean(_why(value))[:400], "cases": len(value["cases"]), "culprit": value["culprit"]},
+            summary={
+                "why": clean(_why(value))[:400],
+                "cases": len(value["cases"]),
+                "culprit": value["culprit"],
+                "reference": value["reference"]["digest"],
+            },
             depends_on=dependencies(port, run.arguments, value["depends_on"]),
         )
     worktree = Path(port.worktree)

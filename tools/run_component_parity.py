@@ -22,7 +22,9 @@ from ._components import (
     dependencies,
     is_planned,
     planned_component,
+    reference_cache,
     started_with,
+    trusted_references,
 )
 from ._culprits import Culprit, culprit_of, place, trial_words
 from ._divergence import divergence_picture
@@ -128,7 +130,7 @@ def run_component_parity(
     spec["align_backends"] = align_backends
     spec["trials"] = True
     spec["component"] = planned.name
-    spec["reference_cache"] = str(ctx.home / "cache" / "reference")
+    spec["reference_cache"] = str(reference_cache(ctx))
     spec["trusted_references"] = trusted_references(ctx, port_id)
     run = start_and_wait(
         ctx,
@@ -147,12 +149,6 @@ def run_component_parity(
         wait_s=wait_s,
     )
     return finish(ctx, run)
-
-
-def trusted_references(ctx: ToolContext, port_id: str) -> list[str]:
-    """Digests of the official results that signed evidence of this port names."""
-    entries = Ledger(ctx.home).entries(port_id)
-    return sorted({str(entry.summary["reference"]) for entry in entries if entry.summary.get("reference")})
 
 
 def _checked_cases(cases: list[str] | None) -> list[str] | None:

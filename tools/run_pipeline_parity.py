@@ -15,11 +15,11 @@ from ..port.plan_steps import default_adapter
 from ..port.records import PortRecord
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
-from ._components import choose_device, dependencies, port_spec, uses_converted
+from ._components import choose_device, dependencies, port_spec, reference_cache, trusted_references, uses_converted
 from ._runs import no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
-from .run_component_parity import PRODUCTION, SEEDS, ParityFinding, SelfTest, finding_of, number_of, trusted_references
+from .run_component_parity import PRODUCTION, SEEDS, ParityFinding, SelfTest, finding_of, number_of
 
 _SHOWN = 16
 _MOST_STEPS = 50
@@ -114,7 +114,7 @@ def run_pipeline_parity(
             "cases": cases,
             "seeds": list(SEEDS),
             "dtypes": list(PRODUCTION),
-            "reference_cache": str(ctx.home / "cache" / "reference"),
+            "reference_cache": str(reference_cache(ctx)),
             "trusted_references": trusted_references(ctx, port_id),
         },
         wait_s=wait_s,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+from fastvideo_port.port.errors import PortError
 from fastvideo_port.port.gate import gate
 from fastvideo_port.tools.locate_divergence import finish, locate_divergence
 from fastvideo_port.tools.run_status import run_status
@@ -47,3 +49,23 @@ def test_what_it_finds_counts_against_the_port_and_never_for_it(tiny: Any) -> No
     assert all(rung.state in ("agrees", "unmeasured") for rung in result.ladder)
     item = next(item for item in gate(tiny.port, tiny.entries()) if item.id == "component-parity")
     assert tiny.entries()[-1].complete is False and item.state != "pass", item
+
+
+def test_a_tokenizer_is_sent_to_the_tool_that_compares_tokenizers(tiny: Any) -> None:
+    planned = tiny.port.components
+    tokenizer = planned[0].model_copy(update={"name": "tokenizer", "kind": "tokenizer"})
+    tiny.ctx.ports.update(tiny.port_id, lambda port: port.model_copy(update={"components": [*planned, tokenizer]}))
+    try:
+        with pytest.raises(PortError, match="a tokenizer has none") as caught:
+            locate_divergence(tiny.ctx, tiny.port_id, "tokenizer")
+    finally:
+        tiny.ctx.ports.update(tiny.port_id, lambda port: port.model_copy(update={"components": planned}))
+    assert "run_component_parity" in caught.value.fix
+
+
+def test_the_official_side_does_not_run_again_for_the_next_attempt(tiny: Any) -> None:
+    with tiny.edited(PORT, RIGHT, WRONG):
+        located(tiny, case="small")
+    result = located(tiny, case="small")
+    value = tiny.ctx.runs.value(result.run_id)
+    assert value["reference"]["reused"] and result.verdict == "pass"
