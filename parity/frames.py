@@ -232,7 +232,8 @@ class VideoReader(FrameReader):
     def _open(self) -> None:
         import av
 
-        av.logging.set_level(av.logging.PANIC)
+        # Any level installs a callback that takes the GIL in decoder threads, which freeing a decoder waits for.
+        av.logging.set_level(None)
         try:
             self._container = av.open(
                 self._file, mode="r", options={"format_whitelist": _DEMUXERS}, metadata_errors="replace"

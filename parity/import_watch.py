@@ -40,7 +40,8 @@ class Sources:
     Attributes:
         compiled: Path of each module -> SHA-256 of what was compiled first. A link below the folders counts by its own
             name, wherever it leads.
-        opened: Path of each other file that was opened to read -> SHA-256 of what it held then.
+        opened: Path of each other file that was opened to read -> SHA-256 of what it held then. Of Python source that
+            was read as text, only what was executed.
         again: Files that were compiled or opened a second time with other content.
 
     ``each(kind, path, digest)`` is called for every file, of kind ``file`` (executed) or ``data`` (read); what it
@@ -63,6 +64,7 @@ class Sources:
         self.each = each
         self._written: set[str] = set()
         self._modules: set[str] = set()
+        self._code: dict[str, tuple[str, str]] = {}
         self._busy = threading.local()
 
     def install(self) -> None:
@@ -94,11 +96,11 @@ class Sources:
         return next((name for name in (os.path.abspath(path), os.path.realpath(path)) if self.covers(name)), "")
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event != "open" or getattr(self._busy, "now", False):
+        if event not in ("open", "exec") or getattr(self._busy, "now", False):
             return
         self._busy.now = True
         try:
-            self._open(*arguments)
+            self._open(*arguments) if event == "open" else self._exec(arguments[0])
         except Exception:  # an error here would become one of the code that opens the file
             pass
         finally:
@@ -117,9 +119,24 @@ class Sources:
         # What this process itself wrote is no input of it.
         if where in self._written or not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
             return
-        if where not in self._modules and len(self.opened) < _MOST_OPENED:
-            with open(where, "rb") as file:
-                self._note("data", where, hashlib.sha256(file.read()).hexdigest())
+        if where in self._modules or len(self.opened) + len(self._code) >= _MOST_OPENED:
+            return
+        with open(where, "rb") as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
+        if where.endswith(".py"):
+            self._code[where] = (digest, _caller())
+        else:
+            self._note("data", where, digest)
+
+    def _exec(self, code: object) -> None:
+        """Code that was read as text counts once it is executed: FastVideo's registry looks through all models."""
+        if not isinstance(code, CodeType) or code.co_name != "<module>" or not self._code:
+            return
+        frame = sys._getframe(2)
+        own = self.name_of(code.co_filename) if not code.co_filename.startswith("<") else ""
+        for path, (digest, reader) in list(self._code.items()):
+            if own == path or frame.f_code.co_filename == reader:
+                self._note("data", path, digest)
 
     def _note(self, kind: str, path: str, digest: str) -> None:
         known = self.compiled if kind == "file" else self.opened
@@ -129,6 +146,20 @@ class Sources:
             self.each(kind, path, digest)
 
 
+def _caller() -> str:
+    """File of the innermost code outside this file and the standard library."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if (
+            name != __file__ and not name.startswith(("<frozen", _LIBRARY))
+        ) or f"{os.sep}site-packages{os.sep}" in name:
+            return name
+        frame = frame.f_back
+    return ""
+
+
+_LIBRARY = os.path.dirname(os.__file__) + os.sep
 _NO_DATA = (".pyc", ".safetensors", ".log", *MEDIA)
 """Bytecode is never used; weights have a digest of their own; logs and pictures are written by runs."""
 _LARGEST = 64 << 20

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from fastvideo_port.parity.errors import ParityError
@@ -86,6 +87,13 @@ def test_half_a_file_is_refused_wherever_its_index_lies(
         with pytest.raises(ParityError, match=r"damaged or incomplete|can be decoded") as caught:
             _read(path)
         assert str(path) in caught.value.seen and caught.value.fix
+
+
+def test_no_log_callback_takes_the_gil_in_a_decoders_threads(tmp_path: Path) -> None:
+    """With one, freeing the decoder of a damaged file waited for ever for a thread that waited for the GIL."""
+    av.logging.set_level(av.logging.PANIC)
+    _read(write_video(tmp_path / "x.mp4", moving_frames(4)))
+    assert av.logging.get_level() is None
 
 
 @pytest.mark.parametrize(
