@@ -2,11 +2,12 @@
 #
 #   make setup    the two environments: .venv (the server) and .venv-fastvideo (FastVideo and the official code)
 #   make demo     one port from start to verdict, on the CPU
-#   make test     make check, then every test
+#   make test     make check, then the tests
 #   make check    lint, format, types, the recorded schemas of the tools, the generated parts of the README
 #   make fix      repairs what `make check` can repair
 #   make chaos    kills, full disks, clock jumps, damaged files and rows: what every run ended in, as a table (minutes)
-#   make faults   every planted mistake and correct rewrite of the real components, as a table (about an hour)
+#   make faults   every planted mistake and correct rewrite of the real components, as a table (about an hour), and the
+#                 tests that `make test` leaves out for their length
 #   make clean    removes the environments and everything the demo made
 #
 # Another interpreter: make PYTHON=/path/to/python3.11 setup
@@ -83,6 +84,7 @@ chaos: .venv/.installed
 faults: setup
 	@[ -d .demo/fastvideo-0.2.1 ] || $(PY) -m zipfile -e $(WHEEL) .demo/fastvideo-0.2.1
 	@$(PY) tests/faults/run.py .demo/fastvideo-0.2.1 --python "$(CURDIR)/$(FASTVIDEO_PY)" --workers $(WORKERS) $(ARGS)
+	@$(PY) -m pytest -n $(WORKERS) -m thorough
 
 fix: .venv/.installed
 	@$(PY) -m ruff check --fix .

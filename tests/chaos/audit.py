@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -101,8 +102,9 @@ def seen_of_run(lab: Lab, run_id: str, *, seconds: float = 30) -> Seen:
         run = RunStore(lab.home, parity_dir=ENGINE).wait(run_id, seconds)
     except PortError as error:
         return Seen("refused", "refused", log=True, why=f"{error.what} {error.seen}")
-    left = len(lab.left(run_id))
-    seen = Seen(run.state, left=left, why=f"{run.error.what} {run.error.seen}" if run.error else "")
+    with contextlib.suppress(AssertionError):  # a process is killed when the kernel gets round to it
+        until(lambda: not lab.left(run_id), "processes are left", 5)
+    seen = Seen(run.state, left=len(lab.left(run_id)), why=f"{run.error.what} {run.error.seen}" if run.error else "")
     seen.how = run.signal or ("" if run.exit_code is None else f"exit {run.exit_code}")
     seen.progress = run.progress.message if run.progress else ""
     seen.result = _result(lab, run, seen.wrong)

@@ -99,7 +99,7 @@ def spec_of(bench: dict[str, Any], pair: Pair, adapter: str) -> dict[str, Any]:
 
 
 @pytest.mark.fastvideo
-@pytest.mark.parametrize("name", ["flow_match_euler", "umt5", "wan_dit"])
+@pytest.mark.parametrize("name", ["flow_match_euler", "umt5", pytest.param("wan_dit", marks=pytest.mark.thorough)])
 def test_a_real_scaffold_is_red_and_passes_with_its_places_filled_in(name: str, bench: dict[str, Any]) -> None:
     pair = PAIRS[name]
     path = f"tests/local_tests/{name}/parity_{pair.folder}.py"

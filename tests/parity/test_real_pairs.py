@@ -21,6 +21,7 @@ EDITS = {
     "hunyuanvideo_dit": ("hunyuanvideo_dit-query-norm-epsilon", "hunyuanvideo_dit-rewrite-qkv-unbind"),
     "flow_match_euler": ("flow_match_euler-shift-twice", "flow_match_euler-rewrite-step-order"),
 }
+THOROUGH = ("hunyuanvideo_dit", "umt5")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,9 @@ def runner(fastvideo_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.fastvideo
-@pytest.mark.parametrize("pair", EDITS)
+@pytest.mark.parametrize(
+    "pair", [pytest.param(pair, marks=pytest.mark.thorough) if pair in THOROUGH else pair for pair in EDITS]
+)
 def test_a_real_port_passes_its_mistake_fails_at_its_place_and_a_rewrite_is_not_accused(
     pair: str, runner: ModuleType, fastvideo_template: Path, fastvideo_python: Path, tmp_path: Path
 ) -> None:
