@@ -91,12 +91,18 @@ def weights_culprit(proof: Proof, port: Trace) -> Culprit | None:
 
 
 class Blame:
-    """Traces a wrong tensor of a comparison back to the code that made it."""
+    """Traces a wrong tensor of a comparison back to the code that made it.
+
+    Attributes:
+        producer: Port tensor -> the call that returned it, or left it in an argument.
+        expected: Port tensor that was found in a wrong place -> the official one that belongs there.
+    """
 
     def __init__(self, comparison: Comparison, boundaries: list[Boundary]) -> None:
         self.comparison = comparison
         self.calls = comparison.port.calls
         self.boundaries = {item.index: item for item in boundaries}
+        self.expected: dict[int, int] = {}
         self.producer: dict[int, int] = {}
         for index, call in sorted(enumerate(self.calls), key=lambda pair: pair[1].ended):
             for _, tensor in (*call.outputs, *call.writes):
@@ -287,6 +293,7 @@ class Blame:
                 return None
             if wrong:
                 found.append(a)
+                self.expected[a] = b
         return found
 
     def _misplaced_by_name(self, call: Call, other: Call) -> list[int] | None:

@@ -184,9 +184,13 @@ class Places:
         Or, if there are none, other tensors that the official model does not have.
         """
         given = [tensor for _, tensor in self.calls[parent].inputs]
-        # One that is official was right as it was given: the call had to make another of it and did not.
+        # One that is official was right as it was given, and the call had to make another of it and did not: unless
+        # what belongs there is a module's result, which the caller did not hand over.
         passed = [
-            a for a in given if any(self.blame.same(a, b) for b in wrong) and self.comparison.explained(a) is None
+            a
+            for a in given
+            for b in wrong
+            if self.blame.same(a, b) and (self.comparison.explained(a) is None or self.withheld(b, given))
         ]
         single = [
             a
@@ -198,6 +202,18 @@ class Places:
             and not self.is_size(a)
         ]
         return passed or single or self.blame.unexplained_inputs(self.calls[parent])
+
+    def withheld(self, wrong: int, given: list[int]) -> bool:
+        """Whether an official module returns what belongs in the place of a wrong tensor, and none of these is it."""
+        wanted = self.blame.expected.get(wrong)
+        if wanted is None:
+            return False
+        alike = self.comparison.one_value
+        known = [self.comparison.explained(tensor) for tensor in given]
+        if any(tensor is not None and alike(tensor, wanted) for tensor in known):
+            return False
+        calls = [call for call in self.comparison.reference.calls if "::" not in call.module]
+        return any(alike(tensor, wanted) for call in calls for _, tensor in call.outputs)
 
     def is_size(self, tensor: int) -> bool:
         """Whether a number is the length of some axis (a text's length, say): sizes follow from the shapes."""
