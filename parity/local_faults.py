@@ -83,7 +83,8 @@ def handed_wrong(
 ) -> Fault | None:
     """The same fault, blamed on the code that hands call ``index`` its arguments, or on the weights behind them.
 
-    None if the call is handed what its parameters are named for: then its own code exchanges them.
+    None if the call is handed what its parameters are named for, or if what is exchanged stands in one argument
+    (cosines and sines): then its own code exchanges them.
 
     Args:
         comparison, links, forced: As for `local_faults`.
@@ -99,6 +100,8 @@ def handed_wrong(
     numbers = f"{found}: then {_named_target(fault)} agrees with the official code"
     culprit = None
     for row in moved:
+        if row["was"] and _container(str(row["argument"])) == _container(row["was"]) != "":
+            return None
         if row["was"] in inputs and finder.crossed.takes_its_own(call, str(row["argument"]), str(row["was"])):
             return None
         if row["was"] in inputs and row["argument"] in inputs:
@@ -107,6 +110,11 @@ def handed_wrong(
                 culprit = culprit or finder.crossed.merged(given, expected)
     culprit = culprit or finder.places.handed_over(index, wrong, numbers)
     return replace(fault, culprit=culprit, modules=[culprit.module])
+
+
+def _container(argument: str) -> str:
+    """The argument that a leaf lies in: ``[4].freqs_cis`` of ``[4].freqs_cis[0]``; ``""`` for an argument itself."""
+    return argument.rpartition("[")[0]
 
 
 def deaf(

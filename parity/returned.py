@@ -34,19 +34,21 @@ def returned_instead(
     if not wrong or len(found) < len(wrong):
         return None
     call = max(found, key=lambda one: one.ended)
-    if call.parent < 0:
+    if not call.module:
         return None  # the model itself returns it: the adapter hands on another output
-    caller = port.calls[call.parent]
-    info = port.modules.get(caller.module)
+    caller = port.calls[call.parent] if call.parent >= 0 else None  # none: a method that is not its forward calls it
+    module = caller.module if caller else ""
+    info = port.modules.get(module)
+    name = named(caller) if caller else "the model"
     why = (
         f"What {named(call)} (line {call.line}) returns is the official output {wrong[0]!r}, and the port returns "
-        f"something else. Look at what {named(caller)} and its callers do with it afterwards: which of the hidden "
-        "states is returned, and what is still applied to it."
+        f"something else. Look at what {name} and its callers do with it afterwards: which of the hidden states is "
+        "returned, and what is still applied to it."
     )
-    pair = pairs.get(caller.module)
-    inside = info is not None and info.file == call.file
+    pair = pairs.get(module)
+    inside = caller is not None and info is not None and info.file == call.file
     return Culprit(
-        caller.module,
+        module,
         pair.official if pair else None,
         "glue",
         call.file,
@@ -64,7 +66,7 @@ def _differs(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
 
 
 def _maker(port: Trace, expected: torch.Tensor) -> Call | None:
-    """The first call that returned a tensor, the innermost of those that handed it on."""
+    """The first call that returned a tensor, or the outermost around it that returned nothing but that tensor."""
     if expected.numel() < 2 or not expected.is_floating_point():
         return None
     wanted = fingerprint(expected)
@@ -74,4 +76,10 @@ def _maker(port: Trace, expected: torch.Tensor) -> Call | None:
         if tensor.elements == wanted.elements and sketch_distance(tensor, wanted) <= _SAME
     }
     made = [c for c in port.calls if "::" not in c.module and c.ended >= 0 and same & {i for _, i in c.outputs}]
-    return min(made, key=lambda call: call.ended, default=None)
+    call = min(made, key=lambda call: call.ended, default=None)
+    while call is not None and call.parent >= 0:
+        around = port.calls[call.parent]
+        if len(around.outputs) != 1 or around.outputs[0][1] not in same:
+            break
+        call = around
+    return call

@@ -53,6 +53,38 @@ def test_the_caller_of_the_layer_that_returned_the_official_output_is_named(port
     assert _found(port) == "encoder: What encoder.layers.1"
 
 
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.out(x)
+        return result
+
+
+class Vae(nn.Module):
+    """Clamps what its decoder returned, in a method that is not its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = Decoder()
+
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.clamp(self.decoder(x), min=0.0)
+
+
+def test_a_module_that_hands_on_what_it_got_is_passed_by_and_the_model_around_is_named() -> None:
+    torch.manual_seed(0)
+    port, x = Vae(), torch.randn(2, 6)
+    with torch.no_grad(), tracing(port) as trace:
+        mine = port.decode(x)
+    with torch.no_grad():
+        culprit = returned_instead(trace, {}, {"decoded": mine}, {"decoded": port.decoder(x)})
+    assert culprit is not None and (culprit.module, culprit.kind) == ("", "glue")
+    assert culprit.why.startswith("What decoder (Decoder)") and culprit.line > 0
+
+
 def test_a_right_port_has_nothing_to_answer_for() -> None:
     assert _found(Model(-2)) is None
 
