@@ -115,9 +115,12 @@ class _Lab:
         self.partner = partner
         self.kept = Kept(runner.shared / "captured.safetensors")
 
+    def _run(self) -> Any:
+        return self.runner.call(self.model, self.item, torch.float32)
+
     def forced_trace(self) -> None:
         with torch.no_grad(), tracing(self.model) as trace, passing(self.model, Forcer(self.kept, self.partner)):
-            self.runner.call(self.model, self.item, torch.float32)
+            self._run()
         trace.save(self.runner.out / "forced.trace")
 
     def heal(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -125,35 +128,27 @@ class _Lab:
         points: list[tuple[str, Where]] = [(module, where) for module, where in request["points"]]
         forcer = Forcer(self.kept, self.partner, points)
         with torch.no_grad(), passing(self.model, forcer, {module for module, _ in points}):
-            self.runner.keep(self.runner.call(self.model, self.item, torch.float32), self.item, request["tag"])
+            self.runner.keep(self._run(), self.item, request["tag"])
         return {"forced": forcer.forced}
 
     def keep(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run freely and keep what passes through some modules, in ``file``."""
         keeper = Keeper(CAPTURE_LIMIT)
         with torch.no_grad(), passing(self.model, keeper, set(request["modules"])):
-            self.runner.call(self.model, self.item, torch.float32)
+            self._run()
         if keeper.complete:
             save_file(keeper.tensors, request["file"])
         return {"complete": keeper.complete}
 
     def arguments(self, request: dict[str, Any]) -> dict[str, Any]:
         """Hand a call other tensors; see `exchanged`."""
-
-        def run() -> None:
-            self.runner.call(self.model, self.item, torch.float32)
-
         with torch.no_grad():
-            return exchanged(self.model, run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
+            return exchanged(self.model, self._run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
 
     def trials(self, request: dict[str, Any]) -> dict[str, Any]:
         """Try the usual mistakes on a suspect; see `search`."""
-
-        def run() -> None:
-            self.runner.call(self.model, self.item, torch.float32)
-
         with torch.no_grad():
-            return search(self.model, run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
+            return search(self.model, self._run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
 
 
 def ask(
