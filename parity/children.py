@@ -88,6 +88,19 @@ class Child:
         error = result["error"]
         raise ParityError(f"[{self.job}] {error['what']}", seen=error["seen"], fix=error["fix"])
 
+    def failed(self) -> bool:
+        """Whether it has ended by itself without a value: it wrote an error, or nothing that can be read."""
+        if self.process.poll() is None:
+            return False
+        try:
+            return not json.loads((self.folder / "result.json").read_bytes())["ok"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return True
+
+    def spoke(self) -> bool:
+        """Whether it wrote an error of its own; one that was stopped for another's failure wrote nothing."""
+        return (self.folder / "result.json").is_file() and self.failed()
+
     def stop(self) -> None:
         """End the process if it still runs."""
         if self.process.poll() is None:
@@ -101,7 +114,7 @@ def wait_for(children: list[Child], each: Callable[[], None]) -> None:
         while any(child.process.poll() is None for child in children):
             if any(child.process.poll() not in (None, 0) for child in children):
                 return
-            if any(_failed(child) for child in children):
+            if any(child.failed() for child in children):
                 return
             each()
             time.sleep(0.05)
@@ -109,9 +122,3 @@ def wait_for(children: list[Child], each: Callable[[], None]) -> None:
         for child in children:
             child.stop()
 
-
-def _failed(child: Child) -> bool:
-    if child.process.poll() is None:
-        return False
-    path = child.folder / "result.json"
-    return not path.is_file() or not json.loads(path.read_bytes())["ok"]

@@ -91,13 +91,7 @@ def _both(
         folder = job.run_dir / f"{name}.{side}.process"
         children[side] = Child(python, "scheduler_side", folder, child, Path(spec["worktree"]))
     wait_for(list(children.values()), lambda: None)
-    return {side: child.value() for side, child in sorted(children.items(), key=lambda row: not _spoke(row[1]))}
-
-
-def _spoke(child: Child) -> bool:
-    """Whether it failed by itself: then it speaks first, not the one that was stopped for it."""
-    path = child.folder / "result.json"
-    return path.is_file() and not json.loads(path.read_bytes())["ok"]
+    return {side: child.value() for side, child in sorted(children.items(), key=lambda row: not row[1].spoke())}
 
 
 def _depends_on(spec: dict[str, Any], values: dict[str, dict[str, Any]], source: str | None) -> dict[str, str]:

@@ -89,7 +89,7 @@ def _run(
         except ParityError as error:
             failures.append((child, error))
     if failures:
-        own = [error for child, error in failures if (child.folder / "result.json").is_file()]
+        own = [error for child, error in failures if child.spoke()]
         raise own[0] if own else failures[0][1]
     return values
 
