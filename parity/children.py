@@ -121,4 +121,3 @@ def wait_for(children: list[Child], each: Callable[[], None]) -> None:
     finally:
         for child in children:
             child.stop()
-
