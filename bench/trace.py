@@ -138,11 +138,12 @@ class HostTime:
         return run
 
 
-def traced(model: torch.nn.Module, bundle: tuple[torch.Tensor, ...], path: Path) -> trace.Trace:
-    """A traced forward with everything that a side does: transfer and save."""
+def traced(model: torch.nn.Module, bundle: tuple[torch.Tensor, ...], path: Path | None = None) -> trace.Trace:
+    """A traced forward with everything on the host at its end, and saved if a path is given."""
     with trace.tracing(model) as result:
         forward(model, bundle)
-    result.save(path)
+    if path is not None:
+        result.save(path)
     return result
 
 
@@ -151,6 +152,7 @@ def compare(model: torch.nn.Module, bundle: tuple[torch.Tensor, ...], clock: Clo
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.trace"
         rows = {"forward": clock(lambda: forward(model, bundle), repeats)}
+        rows["forward, traced"] = clock(lambda: traced(model, bundle), repeats)
         rows["forward, traced and saved"] = clock(lambda: traced(model, bundle, path), repeats)
         if theirs:
             from fastvideo.hooks.activation_trace import attach_activation_trace, detach_activation_trace
@@ -221,7 +223,7 @@ def kernel(device: torch.device, clock: Clock, tune: bool) -> None:
     kept = DeviceSketcher.sums, DeviceSketcher.warps, DeviceSketcher.per_core
     configurations = [kept]
     if tune:
-        configurations += [(s, w, p) for s in (256, 512, 1024, 2048) for w in (4, 8) for p in (1, 2, 4)]
+        configurations += [(s, w, (p, p)) for s in (512, 1024) for w in (4, 8) for p in (1, 2, 4)]
     single = other.view(torch.float32)
     single.normal_()
     strided = half.view(32768, 16384).t()
@@ -230,7 +232,7 @@ def kernel(device: torch.device, clock: Clock, tune: bool) -> None:
         rates = []
         for tensor, narrow in ((half, True), (single, True), (single, False), (strided, True)):
             sketcher = DeviceSketcher(device, narrow=narrow)
-            rates.append(2**30 / clock(lambda s=sketcher, t=tensor: s.add(t), 7)[1] / 1e6)
+            rates.append(2**30 / clock(lambda s=sketcher, t=tensor: s.add(t, True), 7)[1] / 1e6)
         names = ("bfloat16", "float32 narrow", "float32", "transposed bfloat16")
         text = ", ".join(f"{name} {rate:.0f} ({rate / copy:.2f})" for name, rate in zip(names, rates, strict=True))
         say(f"sums {configuration[0]}, warps {configuration[1]}, programs {configuration[2]}: GB/s {text}\n")

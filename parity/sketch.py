@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ GOLDEN = 0x9E3779B9
 TURN_SHIFT = 22
 """A turn is the top ten bits of a product: ten for the pair of sums; which of the two is `odd_turn`."""
 HALVES = (torch.bfloat16, torch.float16)
+_REAL = frozenset({torch.float32, torch.float64, *HALVES})
 _CHUNK = 4
 """Blocks that the CPU handles at once: a MiB of float64, which stays in the cache."""
 
@@ -39,7 +40,7 @@ Words = npt.NDArray[np.uint32]
 Doubles = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Fingerprint:
     """What is kept of one tensor.
 
@@ -48,7 +49,8 @@ class Fingerprint:
         device_type: ``cpu``, ``cuda``, ...
         moments: Order-free statistics in float64: sum, sum of absolute values, L2 norm, sum of cubes, min, max.
         non_finite: Number of NaN or infinite elements; they count as zero in the rest.
-        sketch: float64, ``min(elements, WIDTH)`` numbers in logical (row-major) order of the elements.
+        packed: The sketch, ``min(elements, WIDTH)`` numbers in logical (row-major) order of the elements: float32 where
+            it was rounded to that, else float64. Views of one memory share it.
     """
 
     shape: tuple[int, ...]
@@ -56,7 +58,12 @@ class Fingerprint:
     device_type: str
     moments: tuple[float, ...]
     non_finite: int
-    sketch: torch.Tensor
+    packed: npt.NDArray[Any]
+
+    @property
+    def sketch(self) -> torch.Tensor:
+        """The sketch in float64."""
+        return torch.from_numpy(self.packed.astype(np.float64))
 
     @property
     def elements(self) -> int:
@@ -169,6 +176,15 @@ def _on_cpu(values: torch.Tensor) -> tuple[tuple[float, ...], int, Doubles]:
     return moments, non_finite, sums if small else sums[:WIDTH] - sums[WIDTH:]
 
 
+@dataclass(eq=False, slots=True)
+class _Values:
+    """What is known of one tensor's values, whatever shape they are seen in."""
+
+    moments: tuple[float, ...]
+    non_finite: int
+    packed: npt.NDArray[Any]
+
+
 class Sketcher:
     """Fingerprints of many tensors, in the order in which they are added.
 
@@ -183,7 +199,7 @@ class Sketcher:
             narrow: As in `fingerprint`, for all tensors.
         """
         self.narrow = narrow
-        self._rows: list[tuple[Any, ...]] = []
+        self._rows: list[tuple[Any, torch.dtype, str, _Values | tuple[torch.device, int]]] = []
         self._devices: dict[torch.device, Any] = {}
 
     def __len__(self) -> int:
@@ -191,63 +207,71 @@ class Sketcher:
 
     def add_number(self, value: float) -> int:
         """Add a Python number, seen as a 0-d float64 tensor. Returns its index."""
-        self._rows.append(((), "float64", "cpu", value, None, None))
+        self._rows.append(((), torch.float64, "cpu", _number(value)))
         return len(self._rows) - 1
 
     def add(self, tensor: torch.Tensor) -> int:
         """Fingerprint what the tensor holds now. Returns its index."""
-        values: Any = tensor
-        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-            values = plain(tensor)
-        device = tensor.device
-        if device.type == "cuda" and values.numel():
-            if device not in self._devices:
-                self._devices[device] = _device_sketcher(device, self.narrow)
-            if self._devices[device] is not None:
-                slot = self._devices[device].add(values.detach())
-                self._rows.append((tensor.shape, tensor.dtype, "cuda", device, slot, values.numel()))
-                return len(self._rows) - 1
-        self._rows.append((tensor.shape, tensor.dtype, device.type, None, None, _on_cpu(values.detach())))
+        dtype, device = tensor.dtype, tensor.device
+        rounded = self.narrow or dtype in HALVES
+        values: Any = tensor if dtype in _REAL else plain(tensor)
+        held: _Values | tuple[torch.device, int]
+        if device.type == "cuda" and values.numel() and (sketcher := self._on(device)) is not None:
+            held = (device, sketcher.add(values, rounded))
+        elif dtype in _REAL and device.type == "cpu" and tensor.numel() == 1:
+            held = _number(tensor.item())
+            held.packed = pack(held.packed, rounded)
+        else:
+            moments, non_finite, sketch = _on_cpu(values.detach())
+            held = _Values(moments, non_finite, pack(sketch, rounded))
+        self._rows.append((tensor.shape, dtype, device.type, held))
+        return len(self._rows) - 1
+
+    def _on(self, device: torch.device) -> Any:
+        if device not in self._devices:
+            self._devices[device] = _device_sketcher(device, self.narrow)
+        return self._devices[device]
+
+    def add_again(self, index: int, shape: torch.Size, dtype: torch.dtype) -> int:
+        """Add the values of ``index``, in the same logical order, in another shape or dtype. Returns its index."""
+        self._rows.append((shape, dtype, *self._rows[index][2:]))
         return len(self._rows) - 1
 
     def finish(self) -> list[Fingerprint]:
         """All fingerprints; waits for the devices."""
         done = {device: sketcher.finish() for device, sketcher in self._devices.items() if sketcher is not None}
-        return [self._one(row, done) for row in self._rows]
-
-    def _one(self, row: tuple[Any, ...], done: dict[torch.device, list[Doubles]]) -> Fingerprint:
-        shape, dtype, device_type, where, slot, rest = row
-        if rest is None:
-            finite = math.isfinite(where)
-            value = where if finite else 0.0
-            moments: tuple[float, ...] = (
-                value,
-                abs(value),
-                abs(value),
-                value**3 if abs(value) < 1e100 else math.inf,
-                value,
-                value,
+        made: dict[tuple[torch.device, int], _Values] = {}
+        found = []
+        for shape, dtype, device_type, held in self._rows:
+            if isinstance(held, tuple):
+                if held not in made:
+                    made[held] = _Values(*done[held[0]][held[1]])
+                held = made[held]
+            found.append(
+                Fingerprint(tuple(shape), _name(dtype), device_type, held.moments, held.non_finite, held.packed),
             )
-            return Fingerprint(shape, dtype, device_type, moments, int(not finite), torch.tensor([value]).double())
-        if slot is None:
-            moments, non_finite, sketch = rest
-        else:
-            moments, non_finite, sketch = _unpack(done[where][slot], rest)
-        if self.narrow or dtype in HALVES:
-            sketch = sketch.astype(np.float32).astype(np.float64)
-        name = str(dtype).removeprefix("torch.")
-        return Fingerprint(tuple(shape), name, device_type, moments, non_finite, torch.from_numpy(sketch))
+        return found
 
 
-def _unpack(row: Doubles, elements: int) -> tuple[tuple[float, ...], int, Doubles]:
-    """What `sketch_device.DeviceSketcher` left for one tensor."""
-    total, absolute, square, cube, non_finite = (float(value) for value in row[WIDTH : WIDTH + 5])
-    keys = row[WIDTH + 5 : WIDTH + 7].view(np.int64)
-    low, high = (
-        float(value) for value in np.where(keys < 0, keys ^ np.int64(0x7FFFFFFFFFFFFFFF), keys).view(np.float64)
-    )
-    sketch = in_order(row[:WIDTH], elements) if elements <= WIDTH else row[:WIDTH].copy()
-    return (total, absolute, math.sqrt(square), cube, -low, high), int(non_finite), sketch
+@cache
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _number(value: float) -> _Values:
+    finite = math.isfinite(value)
+    kept = value if finite else 0.0
+    cube = kept**3 if abs(kept) < 1e100 else math.inf
+    return _Values((kept, abs(kept), abs(kept), cube, kept, kept), int(not finite), np.array([kept]))
+
+
+@np.errstate(over="ignore")
+def pack(sketch: Doubles, narrow: bool) -> npt.NDArray[Any]:
+    """A sketch as it is kept: in float32 if ``narrow``, unless that has no room for it."""
+    if not narrow:
+        return sketch
+    packed = sketch.astype(np.float32)
+    return packed if np.isfinite(packed).all() else sketch
 
 
 def _device_sketcher(device: torch.device, narrow: bool) -> Any:

@@ -6,30 +6,36 @@ not contiguous. A full slab goes to pinned memory in stream order, so nothing wa
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from .sketch import BLOCK, WIDTH
-from .sketch_triton import ROW, line_up_kernel, sketch_kernel
+from .sketch import BLOCK, WIDTH, in_order, pack
+from .sketch_triton import DIRECT, ROW, line_up_kernel, sketch_kernel
 
 SLAB = 256
 """Tensors on the device before their rows go to the host."""
-SCRATCH = 32 * 2**20
-"""Bytes in which a tensor that is not contiguous is put in order, a piece at a time; it stays in the L2 cache."""
+SCRATCH = 256 * 2**20
+"""Bytes, at most, in which a tensor that is not contiguous is put in order, a piece at a time."""
+Row: TypeAlias = tuple[tuple[float, ...], int, npt.NDArray[Any]]
+"""Moments, non-finite elements and sketch of one tensor, as in `sketch.Fingerprint`."""
 KINDS = {torch.bfloat16: 1, torch.float16: 2}
-_TILE = 64
+_HEIGHT, _LENGTH = 32, 128
+_COMPILED: dict[tuple[Any, ...], Any] = {}
+"""Compiled kernels by everything that Triton compiles for: finding them costs it more than a launch."""
+_MANY = 32
 _KEYS = slice(ROW - 3, ROW - 1)
 _LEAST = -(2**63)
 
 
 class DeviceSketcher:
-    """Rows of sums and moments for tensors of one device; `sketch` unpacks them."""
+    """Sums and moments of tensors of one device."""
 
-    per_core = 2
-    """Programs a multiprocessor and part of the sums."""
+    per_core = (1, 2)
+    """Programs a multiprocessor and part of the sums, for small and large tensors: their sums are added at the end."""
     warps = 4
     sums = 512
     """Sums that a program holds, in float32."""
@@ -49,32 +55,36 @@ class DeviceSketcher:
         on_gpu = device.type == "cuda"
         self.paired = on_gpu and torch.cuda.get_device_capability(device) >= (8, 0)
         cores = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 2
-        self.programs = cores * self.per_core
+        self.cores = cores
         self.slab = torch.empty((SLAB, ROW), dtype=torch.float64, device=device)
         self.pinned: list[tuple[torch.Tensor, Any, int] | None] = [None, None]
         self.scratch: torch.Tensor | None = None
-        self.rows: list[npt.NDArray[np.float64]] = []
+        self.rows: list[Row] = []
+        self.kept: list[tuple[int, bool]] = []
         self.used = self.turn = 0
-        self.stream = self._stream()
+        self.stream = torch._C._cuda_getCurrentRawStream(device.index) if on_gpu else 0
         self._clear()
-
-    def _stream(self) -> int:
-        return int(torch.cuda.current_stream(self.device).cuda_stream) if self.device.type == "cuda" else 0
 
     def _clear(self) -> None:
         self.slab.zero_()
         self.slab.view(torch.int64)[:, _KEYS] = _LEAST
         self.used = 0
 
-    def add(self, tensor: torch.Tensor) -> int:
-        """Queue the fingerprint of a tensor that is not empty. Returns its place in what `finish` returns."""
+    def add(self, tensor: torch.Tensor, rounded: bool) -> int:
+        """Queue the fingerprint of a tensor that is not empty. Returns its place in what `finish` returns.
+
+        Args:
+            tensor: On the device.
+            rounded: Keep the sketch in float32.
+        """
         if self.used == SLAB:
             self._drain()
+        self.kept.append((tensor.numel(), rounded))
         if self.device.type == "cuda":
             if self.device.index != torch.cuda.current_device():
                 with torch.cuda.device(self.device):
                     return self._add(tensor)
-            stream = self._stream()
+            stream = torch._C._cuda_getCurrentRawStream(self.device.index)
             if stream != self.stream:  # rows and scratch are shared: what was queued elsewhere comes first
                 torch.cuda.synchronize(self.device)
                 self.stream = stream
@@ -89,42 +99,68 @@ class DeviceSketcher:
             self._in_pieces(tensor, row)
         return self.turn * SLAB + row
 
-    def _launch(self, tensor: torch.Tensor, row: int, lo: int, hi: int) -> None:
-        """Add elements ``lo`` to ``hi``, which lie from the start of ``tensor`` on, to a row."""
+    def _launch(self, tensor: torch.Tensor, row: int, lo: int, hi: int, *, back: bool = True) -> None:
+        """Add elements ``lo`` to ``hi``, which lie from the start of ``tensor`` on, to a row.
+
+        Args:
+            tensor: On the device.
+            row: In the slab.
+            lo: First element.
+            hi: One past the last.
+            back: Read from the end: what was written last may still be in the cache.
+        """
         kind = self.kinds.get(tensor.dtype, 0)
-        if kind in (1, 2) and (lo % 2 or tensor.data_ptr() % 4):
+        start = tensor.data_ptr()
+        if kind in (1, 2) and (lo % 2 or start % 4):
             kind = 0  # halves are read in words of two
         if tensor.dtype == torch.bool:
             tensor = tensor.view(torch.uint8)
-        programs = max(1, min(self.programs, (hi - 1) // BLOCK - lo // BLOCK + 1))
-        sketch_kernel[(WIDTH // self.sums, programs)](
-            tensor, self.slab, row, lo, hi, KIND=kind, PAIRED=self.paired and kind in (1, 2),
-            SUMS=self.sums, WIDE=self.wide, num_warps=self.warps,
-        )  # fmt: skip
+        blocks = (hi - 1) // BLOCK - lo // BLOCK + 1
+        programs = min(self.cores * self.per_core[blocks > _MANY * self.cores], blocks)
+        grid = (WIDTH // self.sums, programs, 1)
+        values = (tensor, self.slab, row, lo, hi, int(back))
+        fixed = (kind, self.paired and kind in (1, 2), self.sums, self.wide)
+        key = (self.device, tensor.dtype, start % 16 == 0, lo >= 2**31, hi >= 2**31, self.warps, *fixed)
+        compiled = _COMPILED.get(key)
+        if compiled is not None:
+            compiled[grid](*values, *fixed, stream=self.stream)
+            return
+        names = ("KIND", "PAIRED", "SUMS", "WIDE")
+        compiled = sketch_kernel[grid](*values, **dict(zip(names, fixed, strict=True)), num_warps=self.warps)
+        if DIRECT and compiled is not None:
+            _COMPILED[key] = compiled
 
     def _in_pieces(self, tensor: torch.Tensor, row: int) -> None:
         """Put a tensor in order in the scratch, as many elements at a time as it holds."""
-        if self.scratch is None:
-            self.scratch = torch.empty(SCRATCH, dtype=torch.uint8, device=self.device)
         room = SCRATCH // tensor.element_size()
-        merged = _merged(tensor)
+        merged = merge(tensor.shape, tensor.stride())
         if merged is None or merged[0][2] > room:
             self._launch(tensor.contiguous(), row, 0, tensor.numel())
             return
         (planes, n, c), (plane, of_row, of_column) = merged
-        target = self.scratch.view(tensor.dtype)
+        target = self._room(min(tensor.nbytes, SCRATCH)).view(tensor.dtype)
         many = max(1, min(room // (n * c), 65535))
         height = min(n, room // c)
+        whole = BLOCK // math.gcd(BLOCK, c)
+        if n > height >= whole:  # a block that is cut between two pieces is slow
+            height -= height % whole
         for z in range(0, planes, many):
             for y in range(0, n, height):
                 count, rows = min(many, planes - z), min(height, n - y)
-                grid = (-(-rows // _TILE), -(-c // _TILE), count)
+                grid = (-(-rows // _HEIGHT), -(-c // _LENGTH), count)
                 line_up_kernel[grid](
                     tensor, target, z * plane + y * of_row, rows, c, plane, of_row, of_column,
-                    HEIGHT=_TILE, LENGTH=_TILE, num_warps=4,
+                    HEIGHT=_HEIGHT, LENGTH=_LENGTH, num_warps=4,
                 )  # fmt: skip
                 lo = (z * n + y) * c
-                self._launch(target, row, lo, lo + count * rows * c)
+                self._launch(target, row, lo, lo + count * rows * c, back=False)
+
+    def _room(self, size: int) -> torch.Tensor:
+        """The scratch, made larger if it has fewer than ``size`` bytes."""
+        if self.scratch is None or self.scratch.numel() < size:
+            self.scratch = None
+            self.scratch = torch.empty(-(-size // 2**20) * 2**20, dtype=torch.uint8, device=self.device)
+        return self.scratch
 
     def _drain(self) -> None:
         """Send the slab to the host and start it anew; waits only for the slab before the last."""
@@ -147,10 +183,11 @@ class DeviceSketcher:
         if held is not None and held[2]:
             if held[1] is not None:
                 held[1].synchronize()
-            self.rows.extend(held[0][: held[2]].clone().numpy())
+            first = len(self.rows)
+            self.rows += _unpack(held[0][: held[2]].numpy(), self.kept[first : first + held[2]])
             self.pinned[place] = (held[0], None, 0)
 
-    def finish(self) -> list[npt.NDArray[np.float64]]:
+    def finish(self) -> list[Row]:
         """All rows, in the order in which the tensors were added; waits for the device."""
         self._drain()
         for place in (self.turn % 2, (self.turn + 1) % 2):
@@ -158,19 +195,42 @@ class DeviceSketcher:
         return self.rows
 
 
-def _merged(tensor: torch.Tensor) -> tuple[tuple[int, int, int], tuple[int, int, int]] | None:
+def _unpack(slab: npt.NDArray[np.float64], kept: list[tuple[int, bool]]) -> list[Row]:
+    """The rows of a slab, whose memory is used again."""
+    with np.errstate(over="ignore"):
+        narrow = slab[:, :WIDTH].astype(np.float32)
+    fits = np.atleast_1d(np.isfinite(narrow).all(axis=1))
+    tail = slab[:, WIDTH:].copy()
+    tail[:, 2] = np.sqrt(tail[:, 2])
+    keys = tail.view(np.int64)[:, 5:7]
+    extrema = np.where(keys < 0, keys ^ np.int64(0x7FFFFFFFFFFFFFFF), keys).view(np.float64)
+    rows: list[Row] = []
+    for index, (elements, rounded) in enumerate(kept):
+        total, absolute, norm, cube, non_finite = tail[index, :5].tolist()
+        low, high = extrema[index].tolist()
+        if elements <= WIDTH:
+            sketch = pack(in_order(slab[index, :WIDTH], elements), rounded)
+        elif rounded and fits[index]:
+            sketch = narrow[index]
+        else:
+            sketch = slab[index, :WIDTH].copy()
+        rows.append(((total, absolute, norm, cube, -low, high), int(non_finite), sketch))
+    return rows
+
+
+def merge(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[tuple[int, int, int], tuple[int, int, int]] | None:
     """Sizes and strides of a tensor seen as planes of rows and columns; none if it takes more than three."""
     sizes: list[int] = []
     strides: list[int] = []
-    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+    for size, step in zip(shape, stride, strict=True):
         if size == 1:
             continue
-        if sizes and strides[-1] == size * stride:
+        if sizes and strides[-1] == size * step:
             sizes[-1] *= size
-            strides[-1] = stride
+            strides[-1] = step
         else:
             sizes.append(size)
-            strides.append(stride)
+            strides.append(step)
     if len(sizes) > 3:
         return None
     while len(sizes) < 3:

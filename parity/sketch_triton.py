@@ -22,6 +22,8 @@ _TURN = tl.constexpr(plan.SALT_TURN)
 _GOLDEN = tl.constexpr(plan.GOLDEN)
 _SHIFT = tl.constexpr(plan.TURN_SHIFT)
 
+DIRECT = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
+"""Whether a compiled kernel takes all arguments of the source, constants too."""
 ROW = plan.WIDTH + 8
 """float64 numbers a tensor: the sums, four moments, non-finite elements, keys of -min and max, one spare."""
 _LARGE, _SMALL = tl.constexpr(1e12), tl.constexpr(1e-10)
@@ -93,14 +95,19 @@ def _bits(block, pair):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _pairs(  # type: ignore[no-untyped-def]
-    ptr, block, lane, even, odd, total, absolute, square, cube, low, high, KIND: tl.constexpr, PAIRED: tl.constexpr
+    ptr, block, left, lane, even, odd, total, absolute, square, cube, low, high,
+    CUT: tl.constexpr, KIND: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
-    """Add one whole block of halves from ``ptr`` on, read as words of two; a lane is a pair of sums."""
+    """Add one block of halves from ``ptr`` on, read as words of two; a lane is a pair of sums.
+
+    A block that is CUT has ``left`` elements, an even number; the first two stand in for the rest in the extrema.
+    """
     bits = _bits(block, lane)
     spin = _mix(block.to(tl.uint32) ^ _TURN)
     words = ptr.to(tl.pointer_type(tl.uint32), bitcast=True)
     for q in tl.static_range(_ROWS):
-        word = tl.load(words + ((lane ^ _turn(spin, q)) + q * (_WIDTH // 2)))
+        place = (lane ^ _turn(spin, q)) + q * (_WIDTH // 2)
+        word = tl.load(words + place, mask=place * 2 < left, other=0) if CUT else tl.load(words + place)
         a = _first(word, KIND)
         b = _second(word, KIND)
         # Thue-Morse, `sketch.odd_turn`: whether the pair goes to its two sums crosswise.
@@ -120,31 +127,36 @@ def _pairs(  # type: ignore[no-untyped-def]
         square += bb
         cube += aa * a
         cube += bb * b
+        if CUT:
+            word = tl.where(place * 2 < left, word, tl.load(words))
         if PAIRED:
             low = _lower(low, word, KIND)
             high = _higher(high, word, KIND)
         else:
-            low = tl.minimum(low, tl.minimum(a, b))
-            high = tl.maximum(high, tl.maximum(a, b))
+            low = tl.minimum(low, tl.minimum(_first(word, KIND), _second(word, KIND)))
+            high = tl.maximum(high, tl.maximum(_first(word, KIND), _second(word, KIND)))
     return even, odd, total, absolute, square, cube, low, high
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _singles(  # type: ignore[no-untyped-def]
-    ptr, block, lane, sums, total, absolute, square, cube, low, high
+    ptr, block, left, lane, sums, total, absolute, square, cube, low, high, CUT: tl.constexpr
 ):  # fmt: skip
-    """Add one whole block of float32 from ``ptr`` on, in float32; a lane is a sum."""
+    """Add one block of float32 from ``ptr`` on, in float32; a lane is a sum. If it is CUT it has ``left`` elements."""
     bits = _bits(block, lane >> 1) >> ((lane & 1) * 16).to(tl.uint32)
     spin = _mix(block.to(tl.uint32) ^ _TURN)
     for q in tl.static_range(_ROWS):
         turn = _turn(spin, q) * 2 + ((q ^ (q >> 1) ^ (q >> 2) ^ (q >> 3)) & 1)
-        x = tl.load(ptr + ((lane ^ turn) + q * _WIDTH))
+        place = (lane ^ turn) + q * _WIDTH
+        x = tl.load(ptr + place, mask=place < left, other=0) if CUT else tl.load(ptr + place)
         sums += _signed(x, bits, 31 - q)
         total += x
         absolute += tl.abs(x)
         xx = x * x
         square += xx
         cube += xx * x
+        if CUT:
+            x = tl.where(place < left, x, tl.load(ptr))
         low = tl.minimum(low, x)
         high = tl.maximum(high, x)
     return sums, total, absolute, square, cube, low, high
@@ -176,8 +188,12 @@ def _keep(out, lane, sums, total, absolute, square, cube, low, high):  # type: i
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _wide(ptr, out, lo, hi, lane, edges, inner, whole):  # type: ignore[no-untyped-def]
-    """The program's cut blocks and ``inner`` of its whole ones in float64: every dtype, every value, with masks."""
+def _wide(ptr, out, lo, hi, lane, head, tail, inner, whole, count, back):  # type: ignore[no-untyped-def]
+    """Add blocks in float64: every dtype, every value, with masks.
+
+    They are the one that is cut at ``lo`` if ``head``, the one that is cut at ``hi`` alone if ``tail``, and the first
+    ``inner`` of the program's whole ones.
+    """
     pid = tl.program_id(1)
     step = tl.num_programs(1)
     sums = lane.to(tl.float64) * 0
@@ -188,13 +204,12 @@ def _wide(ptr, out, lo, hi, lane, edges, inner, whole):  # type: ignore[no-untyp
     low = sums + float("inf")
     high = sums - float("inf")
     broken = lane * 0
-    for turn in range(edges + inner):
-        # An edge is a block cut at `lo` (0) or at `hi` (1); one that is cut at both belongs to edge 0.
-        edge = tl.minimum(pid + turn * step, 1)
-        block = tl.where(edge == 0, lo // _BLOCK, hi // _BLOCK).to(tl.int32)
-        cut = (edge == 0) == (block.to(tl.int64) * _BLOCK < lo)
-        if turn >= edges:
-            block = whole + pid + (turn - edges) * step
+    for turn in range(tl.where(head, 0, tl.where(tail, 1, 2)), 2 + inner):
+        block = tl.where(turn == 0, lo // _BLOCK, hi // _BLOCK).to(tl.int32)
+        cut = (turn == 0) | tail
+        if turn > 1:
+            block = pid + (turn - 2) * step
+            block = whole + tl.where(back == 1, count - 1 - block, block)
             cut = pid >= 0
         at = block.to(tl.int64) * _BLOCK
         begin = tl.maximum(lo - at, 0).to(tl.int32)
@@ -234,13 +249,16 @@ def _wide(ptr, out, lo, hi, lane, edges, inner, whole):  # type: ignore[no-untyp
     tl.atomic_add(out + _WIDTH + 4, _sum(broken), sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["row", "lo", "hi"])  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=["row", "lo", "hi", "back"])  # type: ignore[untyped-decorator, unused-ignore]
 def sketch_kernel(  # type: ignore[no-untyped-def]
-    ptr, slab, row, lo, hi, KIND: tl.constexpr, PAIRED: tl.constexpr, SUMS: tl.constexpr, WIDE: tl.constexpr
+    ptr, slab, row, lo, hi, back, KIND: tl.constexpr, PAIRED: tl.constexpr, SUMS: tl.constexpr, WIDE: tl.constexpr
 ):  # fmt: skip
     """Add elements ``lo`` to ``hi`` of a tensor, which lie from ``ptr`` on, to row ``row`` of the slab.
 
-    The grid is (``WIDTH / SUMS`` parts of the sums, programs that share the blocks).
+    Whole blocks are read from the last to the first if ``back`` is 1.
+
+    Half precision is read in words of two, so it begins at an even ``lo`` and a word. The grid is (``WIDTH / SUMS``
+    parts of the sums, programs that share the blocks).
 
     KIND: 1 bfloat16 and 2 float16 in words, 3 float32 in float32, 0 anything in float64.
     PAIRED: Minimum and maximum of words in one instruction.
@@ -253,8 +271,11 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
     pid = tl.program_id(1)
     step = tl.num_programs(1)
     whole = tl.cdiv(lo, _BLOCK).to(tl.int32)
-    inner = tl.cdiv(tl.maximum((hi // _BLOCK).to(tl.int32) - whole - pid, 0), step)
-    edges = tl.cdiv(tl.maximum(2 - pid, 0), step)
+    count = tl.maximum((hi // _BLOCK).to(tl.int32) - whole, 0)
+    inner = tl.cdiv(tl.maximum(count - pid, 0), step)
+    head = (pid == 0) & (lo % _BLOCK != 0)
+    # The block that is cut at the end is the next program's, as if it were whole.
+    tail = (pid == count % step) & (hi % _BLOCK != 0) & (hi // _BLOCK >= whole)
     if KIND > 0:
         SIZE: tl.constexpr = SUMS if KIND == 3 else SUMS // 2
         lane = tl.arange(0, SIZE) + (part if KIND == 3 else part // 2)
@@ -271,15 +292,29 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
             low = tl.full([SIZE], float("inf"), dtype=tl.float32)
             high = tl.full([SIZE], float("-inf"), dtype=tl.float32)
         for turn in range(inner):
-            block = whole + pid + turn * step
+            block = pid + turn * step
+            block = whole + tl.where(back == 1, count - 1 - block, block)
             start = ptr + (block.to(tl.int64) * _BLOCK - lo)
             if KIND == 3:
                 sums, total, absolute, square, cube, low, high = _singles(
-                    start, block, lane, sums, total, absolute, square, cube, low, high
+                    start, block, 0, lane, sums, total, absolute, square, cube, low, high, False
                 )
             else:
                 sums, odd, total, absolute, square, cube, low, high = _pairs(
-                    start, block, lane, sums, odd, total, absolute, square, cube, low, high, KIND, PAIRED
+                    start, block, 0, lane, sums, odd, total, absolute, square, cube, low, high, False, KIND, PAIRED
+                )
+        ended = tail & ((KIND == 3) | (hi % 2 == 0))
+        if ended:
+            block = whole + count
+            start = ptr + (block.to(tl.int64) * _BLOCK - lo)
+            left = (hi % _BLOCK).to(tl.int32)
+            if KIND == 3:
+                sums, total, absolute, square, cube, low, high = _singles(
+                    start, block, left, lane, sums, total, absolute, square, cube, low, high, True
+                )
+            else:
+                sums, odd, total, absolute, square, cube, low, high = _pairs(
+                    start, block, left, lane, sums, odd, total, absolute, square, cube, low, high, True, KIND, PAIRED
                 )
         if PAIRED:
             least = tl.min(tl.minimum(_first(low, KIND), _second(low, KIND)), axis=0)
@@ -290,23 +325,25 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
         peak = tl.maximum(tl.abs(least), tl.abs(most))
         size = _sum(absolute)
         usual = (size < float("inf")) & ((size == 0.0) | ((peak < _LARGE) & (peak > _SMALL)))
-        if usual & (inner > 0):
+        if usual & ((inner > 0) | ended):
             both = sums if KIND == 3 else tl.interleave(sums, odd)
             _keep(out, part + tl.arange(0, SUMS), both, _sum(total), size, _sum(square), _sum(cube), least, most)
         inner = tl.where(usual, 0, inner)
-    ends = (lo % _BLOCK != 0) | (hi % _BLOCK != 0)
-    edges = tl.where(ends, edges, 0)
-    if edges + inner > 0:
+        tail = tail & ((usual & ended) == 0)
+    if (inner > 0) | head | tail:
         for first in range(0, SUMS, WIDE):
-            _wide(ptr, out, lo, hi, part + first + tl.arange(0, WIDE), edges, inner, whole)
+            _wide(ptr, out, lo, hi, part + first + tl.arange(0, WIDE), head, tail, inner, whole, count, back)
 
 
 @triton.jit(do_not_specialize=["offset", "plane", "n", "c"])  # type: ignore[untyped-decorator, unused-ignore]
 def line_up_kernel(  # type: ignore[no-untyped-def]
     source, target, offset, n, c, plane, of_row, of_column, HEIGHT: tl.constexpr, LENGTH: tl.constexpr
 ):  # fmt: skip
-    """Copy planes of ``n`` rows and ``c`` columns to row-major order; the grid is rows, columns, planes."""
-    rows = tl.program_id(0).to(tl.int64) * HEIGHT + tl.arange(0, HEIGHT)[:, None]
+    """Copy planes of ``n`` rows and ``c`` columns to row-major order; the grid is rows, columns, planes.
+
+    It begins with the last rows: what was written last may still be in the cache.
+    """
+    rows = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64) * HEIGHT + tl.arange(0, HEIGHT)[:, None]
     columns = tl.program_id(1).to(tl.int64) * LENGTH + tl.arange(0, LENGTH)[None, :]
     z = tl.program_id(2).to(tl.int64)
     here = (rows < n) & (columns < c)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import sys
@@ -9,14 +10,14 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from .callsite import Site, call_site
@@ -24,11 +25,21 @@ from .leaves import leaves
 from .sketch import HALVES, Fingerprint, Sketcher
 
 _NORMS = frozenset({"layer_norm", "rms_norm"})
-BOUNDARIES = _NORMS | {"scaled_dot_product_attention"}
+_ATTENTION = "scaled_dot_product_attention"
+BOUNDARIES = _NORMS | {_ATTENTION}
 """Functions that are traced like modules, where code leaves the module tree; a norm only outside a norm module."""
+_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+_CASTS = (torch.Tensor.float, torch.Tensor.to)
 
-_Seen = tuple["weakref.ref[torch.Tensor]", int, int]
-"""A tensor, how often it had been written then, and its index."""
+
+class _Seen:
+    """A tensor that was recorded: its memory, how often that had been written then, and its index."""
+
+    __slots__ = ("index", "storage", "tensor", "version")
+
+    def __init__(self, tensor: weakref.ref[torch.Tensor], storage: Any, version: int, index: int) -> None:
+        self.tensor, self.version, self.index = tensor, version, index
+        self.storage = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
 
 
 @dataclass
@@ -85,26 +96,24 @@ class Trace:
     modules: dict[str, ModuleInfo] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write ``path.json`` and ``path.npy``; a sketch that float32 holds without loss takes half the space."""
-        sketches = [_packed(tensor.sketch.numpy()) for tensor in self.tensors]
-        joined = b"".join(sketch.tobytes() for sketch in sketches)
-        np.save(path.with_suffix(".npy"), np.frombuffer(joined, dtype=np.uint8))
-        table = [
-            {
-                "shape": tensor.shape,
-                "dtype": tensor.dtype,
-                "device_type": tensor.device_type,
-                "moments": tensor.moments,
-                "non_finite": tensor.non_finite,
-                "length": tensor.sketch.numel(),
-                "bytes": sketch.nbytes,
-            }
-            for tensor, sketch in zip(self.tensors, sketches, strict=True)
-        ]
+        """Write ``path.json`` and, with moments and sketches, ``path.npy``; what two tensors share is there once."""
+        parts = [np.array([tensor.moments for tensor in self.tensors]).view(np.uint8).reshape(-1)]
+        places: dict[int, int] = {}
+        end = parts[0].nbytes
+        table = []
+        for tensor in self.tensors:
+            packed = tensor.packed
+            start = places.setdefault(id(packed), end)
+            if start == end:
+                parts.append(packed.view(np.uint8))
+                end += packed.nbytes
+            rest = (tensor.non_finite, start, packed.size, packed.itemsize)
+            table.append((tensor.shape, tensor.dtype, tensor.device_type, *rest))
+        np.save(path.with_suffix(".npy"), np.concatenate(parts))
         document = {
-            "calls": [asdict(call) for call in self.calls],
+            "calls": [vars(call) for call in self.calls],
             "tensors": table,
-            "modules": {name: asdict(info) for name, info in self.modules.items()},
+            "modules": {name: vars(info) for name, info in self.modules.items()},
         }
         path.with_suffix(".json").write_text(json.dumps(document))
 
@@ -112,15 +121,13 @@ class Trace:
     def load(cls, path: Path) -> Trace:
         """Read what `save` wrote."""
         document = json.loads(path.with_suffix(".json").read_text())
-        sketches = np.load(path.with_suffix(".npy")).tobytes()
-        tensors, start = [], 0
-        for row in document["tensors"]:
-            length, size = row.pop("length"), row.pop("bytes")
-            kind = np.float32 if size < 8 * length else np.float64
-            sketch = np.frombuffer(sketches, dtype=kind, count=length, offset=start).astype(np.float64)
-            row["shape"], row["moments"] = tuple(row["shape"]), tuple(row["moments"])
-            tensors.append(Fingerprint(**row, sketch=torch.from_numpy(sketch)))
-            start += size
+        stored = np.load(path.with_suffix(".npy"))
+        moments = stored[: 48 * len(document["tensors"])].view(np.float64).reshape(-1, 6).tolist()
+        tensors = []
+        for row, kept in zip(document["tensors"], moments, strict=True):
+            shape, dtype, device_type, non_finite, start, size, width = row
+            packed = stored[start : start + size * width].copy().view(np.float32 if width == 4 else np.float64)
+            tensors.append(Fingerprint(tuple(shape), dtype, device_type, tuple(kept), non_finite, packed))
         calls = []
         for row in document["calls"]:
             for key in ("inputs", "outputs", "writes"):
@@ -131,12 +138,6 @@ class Trace:
     def children(self, index: int) -> list[int]:
         """Indices of the calls made directly inside call ``index``."""
         return [i for i, call in enumerate(self.calls) if call.parent == index]
-
-
-@np.errstate(over="ignore")
-def _packed(sketch: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-    narrow = sketch.astype(np.float32) if not np.abs(sketch).max(initial=0.0) > 3e38 else sketch
-    return narrow if np.array_equal(narrow, sketch) else sketch
 
 
 class _Open:
@@ -166,15 +167,18 @@ class _Recorder:
         self.stack: list[int] = []
         self.modules: list[torch.nn.Module | None] = []
         self.ended = 0
-        self.outside: dict[CodeType, bool] = {}
+        self.codes: dict[int, tuple[CodeType, bool]] = {}
         self.occurrences: Counter[str] = Counter()
-        self.known: dict[int, _Seen] = {}
+        self.apart = False
+        self.known: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
+        self.casts: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
         self.places: dict[tuple[Any, ...], _Seen] = {}
+        self.layouts: dict[tuple[Any, ...], _Seen] = {}
 
     def begin(self, module: str, cls: str, values: Any, owner: torch.nn.Module | None = None) -> None:
         occurrence = self.occurrences[module]
         self.occurrences[module] = occurrence + 1
-        call = _Open(module, cls, occurrence, self.stack[-1] if self.stack else -1, call_site(self.outside))
+        call = _Open(module, cls, occurrence, self.stack[-1] if self.stack else -1, call_site(self.codes))
         self.stack.append(len(self.calls))
         self.modules.append(owner)
         self.calls.append(call)
@@ -232,8 +236,8 @@ class _Recorder:
     def tensor(self, tensor: torch.Tensor) -> int:
         """Fingerprint a tensor once: a module's input is recognised as the output that it came from.
 
-        So is another view of the same memory, if it is laid out alike: the one that was seen still lives, so its memory
-        was not given to something else, and neither has been written since.
+        So is another view of the same memory with the same elements in the same order: the memory still lives, so it
+        was not given to something else, and has not been written since.
         """
         try:
             version = tensor._version
@@ -242,27 +246,61 @@ class _Recorder:
         seen = self.known.get(id(tensor))
         if seen is not None and seen[1] == version and seen[0]() is tensor:
             return seen[2]
+        seen = self.casts.get(id(tensor))
+        if seen is not None and seen[1] == version and seen[0]() is tensor:
+            wider = self._again(seen[2], tensor)
+            self.known[id(tensor)] = (seen[0], version, wider)
+            return wider
         try:
-            place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+            start = (tensor.data_ptr(), tensor.dtype, tensor.device, tensor.is_conj(), tensor.is_neg())
         except RuntimeError:  # no storage of its own
             return self._new(tensor)
-        alias = self.places.get(place)
-        if alias is not None and alias[1] == version:
-            original = alias[0]()
-            if original is not None and original._version == version and _same_bits(original, tensor):
-                self.known[id(tensor)] = (weakref.ref(tensor), version, alias[2])
-                return alias[2]
-        index = self._new(tensor)
-        self.known[id(tensor)] = self.places[place] = (weakref.ref(tensor), version, index)
+        if not tensor.numel():
+            return self._new(tensor)
+        storage, itself = tensor.untyped_storage(), weakref.ref(tensor)
+        place = (*start, tensor.shape, tensor.stride())
+        index = self.seen_at(self.places, place, storage, version)
+        if index is None:
+            layout = (*start, _layout(tensor))
+            other = self.seen_at(self.layouts, layout, storage, version)
+            index = self._new(tensor) if other is None else self._again(other, tensor)
+            self.places[place] = self.layouts[layout] = _Seen(itself, storage, version, index)
+        self.known[id(tensor)] = (itself, version, index)
         return index
+
+    def cast(self, source: torch.Tensor, output: Any) -> None:
+        """Note that ``output`` has the values of ``source``, if that was seen and only has got room for more digits."""
+        if self.sketcher is None or not self.sketcher.narrow or not isinstance(output, torch.Tensor):
+            return
+        seen = self.known.get(id(source))
+        if seen is None or output.dtype != torch.float32 or source.dtype not in HALVES or output.is_inference():
+            return
+        if seen[1] == source._version and seen[0]() is source and output.device == source.device:
+            self.casts[id(output)] = (weakref.ref(output), output._version, seen[2])
+
+    def seen_at(self, places: dict[tuple[Any, ...], _Seen], place: Any, storage: Any, version: int) -> int | None:
+        """Index of the tensor that was seen in this place, if its memory still lives and holds what it held."""
+        seen = places.get(place)
+        if seen is None or seen.version != version or seen.storage.cdata != storage._cdata:
+            return None
+        original = seen.tensor()
+        if original is None:
+            return None if self.apart else seen.index
+        return seen.index if original._version == version else None
 
     def _new(self, tensor: torch.Tensor) -> int:
         if self.sketcher is not None:
             return self.sketcher.add(tensor)
         return self._shape_only(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), tensor.device.type)
 
+    def _again(self, index: int, tensor: torch.Tensor) -> int:
+        """The values of a tensor that was seen, in another shape or a wider dtype."""
+        return (
+            self._new(tensor) if self.sketcher is None else self.sketcher.add_again(index, tensor.shape, tensor.dtype)
+        )
+
     def _shape_only(self, shape: tuple[int, ...], dtype: str, device_type: str) -> int:
-        self.trace.tensors.append(Fingerprint(shape, dtype, device_type, (0.0,) * 6, 0, torch.zeros(0)))
+        self.trace.tensors.append(Fingerprint(shape, dtype, device_type, (0.0,) * 6, 0, np.zeros(0)))
         return len(self.trace.tensors) - 1
 
     def finish(self) -> None:
@@ -308,9 +346,19 @@ def _is_writable(value: Any) -> bool:
     return isinstance(value, (list, dict)) or (is_dataclass(value) and not isinstance(value, type))
 
 
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors of one memory also read it alike: a conjugate or negated view does not."""
-    return a.numel() > 0 and a.is_conj() == b.is_conj() and a.is_neg() == b.is_neg()
+def _layout(tensor: torch.Tensor) -> tuple[int, ...]:
+    """What tells tensors of one memory apart in the order of their elements: equal for two shapes with one order."""
+    if tensor.is_contiguous():
+        return (tensor.numel(),)
+    found: list[int] = []
+    for size, step in zip(tensor.shape, tensor.stride(), strict=True):
+        if size == 1:
+            continue
+        if found and found[-1] == size * step:
+            found[-2:] = [found[-2] * size, step]
+        else:
+            found += [size, step]
+    return tuple(found)
 
 
 class _Functions(TorchFunctionMode):
@@ -319,38 +367,61 @@ class _Functions(TorchFunctionMode):
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
         self.recorder = recorder
-        self.names: dict[Any, str] = {}
+        self.watched: dict[Any, Callable[..., Any] | None] = dict.fromkeys(_CASTS, self._cast)
+        self.watched[_DATA] = self._data
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name = self.names.get(func)
-        if name is None:
-            name = getattr(func, "__name__", "")
-            name = self.names[func] = name if name in BOUNDARIES else ""
-        if not name:
-            return func(*args, **kwargs) if kwargs else func(*args)
-        return self._watched(func, name, args, kwargs or {})
+        try:
+            watch = self.watched[func]
+        except KeyError:
+            watch = self.watched[func] = self._boundary if getattr(func, "__name__", "") in BOUNDARIES else None
+        if watch is not None:
+            return watch(func, args, kwargs or {})
+        return func(*args, **kwargs) if kwargs else func(*args)
 
-    def _watched(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        recorder = self.recorder
+    def _data(self, func: Callable[..., Any], args: tuple[Any, ...], _: dict[str, Any]) -> Any:
+        """What ``tensor.data`` returns counts its changes apart: a dead tensor's count says nothing of its memory."""
+        self.recorder.apart |= not isinstance(args[0], torch.nn.Parameter)
+        return func(*args)
+
+    def _cast(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = func(*args, **kwargs)
+        self.recorder.cast(args[0], output)
+        return output
+
+    def _boundary(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name, recorder = func.__name__, self.recorder
         owner = recorder.modules[-1] if recorder.modules else None
         if name in _NORMS and _is_norm(owner):
             return func(*args, **kwargs)
         where = recorder.calls[recorder.stack[-1]].module if recorder.stack else ""
-        recorder.begin(f"{where}::{name}", resolve_name(func) or name, (args, kwargs), owner)
+        seen = (args, kwargs)
+        if name == _ATTENTION:
+            heads = {key: _by_token(kwargs[key]) for key in kwargs.keys() & {"query", "key", "value"}}
+            seen = ((*map(_by_token, args[:3]), *args[3:]), {**kwargs, **heads})
+        recorder.begin(f"{where}::{name}", resolve_name(func) or name, seen, owner)
         try:
             output = func(*args, **kwargs)
         except BaseException:
             recorder.end(None)
             raise
-        recorder.end(output)
+        recorder.end(_by_token(output) if name == _ATTENTION else output)
         return output
+
+
+def _by_token(value: Any) -> Any:
+    """Heads of shape (B, H, S, D) as (B, S, H, D), which in most code is the memory of a projection, seen before."""
+    return value.transpose(1, 2) if isinstance(value, torch.Tensor) and value.ndim == 4 else value
 
 
 def _is_norm(module: torch.nn.Module | None) -> bool:
     """Whether a module is a norm itself, so that a functional norm in it is no boundary of its own."""
     return module is not None and type(module).__name__.lower().endswith(("layernorm", "rmsnorm"))
+
+
+_LOCATED: dict[type[Any], ModuleInfo] = {}
 
 
 def locate(module: torch.nn.Module) -> ModuleInfo:
@@ -359,6 +430,12 @@ def locate(module: torch.nn.Module) -> ModuleInfo:
     FastVideo's custom operations forward to ``forward_native`` or ``forward_cuda`` of the subclass; that one is named.
     """
     cls = type(module)
+    if cls not in _LOCATED:
+        _LOCATED[cls] = _located(cls)
+    return _LOCATED[cls]
+
+
+def _located(cls: type[Any]) -> ModuleInfo:
     own = next((name for name in ("forward", "forward_native", "forward_cuda") if name in cls.__dict__), "forward")
     function = inspect.unwrap(getattr(cls, own, cls.forward))
     name = f"{cls.__module__}.{cls.__qualname__}"
@@ -388,29 +465,42 @@ def tracing(model: torch.nn.Module, *, sketches: bool = True) -> Iterator[Trace]
     narrow = any(parameter.dtype in HALVES for parameter in model.parameters())
     recorder = _Recorder(trace, sketches, narrow)
     handles = []
-    places: dict[type, ModuleInfo] = {}
 
     def watch(name: str, module: torch.nn.Module) -> None:
         cls = type(module).__name__
 
+        # Without the mode of `_Functions`, which sees every look at a tensor too.
         def before(_: torch.nn.Module, args: Any, kwargs: Any) -> None:
-            recorder.begin(name, cls, (*args, kwargs) if kwargs else args, module)
+            with torch._C.DisableTorchFunction():
+                recorder.begin(name, cls, (*args, kwargs) if kwargs else args, module)
 
         def after(_: torch.nn.Module, __: Any, ___: Any, output: Any) -> None:
-            recorder.end(output)
+            with torch._C.DisableTorchFunction():
+                recorder.end(output)
 
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
-        if type(module) not in places:
-            places[type(module)] = locate(module)
-        trace.modules[name] = places[type(module)]
+        trace.modules[name] = locate(module)
 
     for name, module in model.named_modules():
         watch(name, module)
     try:
-        with _Functions(recorder):
+        with _young_only(), _Functions(recorder):
             yield trace
     finally:
         for handle in handles:
             handle.remove()
         recorder.finish()
+
+
+@contextmanager
+def _young_only() -> Iterator[None]:
+    """Let the garbage collector pass by what there is: a look at all of it takes as long as a third of a forward."""
+    freeze = not gc.get_freeze_count()
+    if freeze:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if freeze:
+            gc.unfreeze()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fastvideo_port.parity.sketch import Fingerprint, fingerprint
 from fastvideo_port.parity.trace import Trace, tracing
 from torch import nn
 
@@ -110,6 +114,126 @@ def test_another_view_of_the_same_numbers_is_known_and_one_of_others_is_not() ->
         model(torch.randn(4, 4))
     one, two, three, four = (call.inputs[0][1] for call in trace.calls[1:])
     assert one == two and len({one, three, four}) == 3
+
+
+class Looked(nn.Module):
+    """Calls `look` on its input; every value that this returns goes to an Identity."""
+
+    def __init__(self, look: Callable[[nn.Module, torch.Tensor], None]) -> None:
+        super().__init__()
+        self.look, self.see = look, nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> None:
+        self.look(self.see, x)
+
+
+def _seen(look: Callable[[nn.Module, torch.Tensor], None], *, half: bool = False) -> list[Fingerprint]:
+    """What the Identity was given, in a model that holds a half precision parameter if ``half``."""
+    model = Looked(look)
+    if half:
+        model.weight = nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
+    with torch.no_grad(), tracing(model) as trace:
+        model(torch.randn(1, 6, 3000).bfloat16())
+    return [trace.tensors[call.inputs[0][1]] for call in trace.calls[1:]]
+
+
+def _same_as_alone(prints: list[Fingerprint], tensors: list[torch.Tensor], *, narrow: bool) -> None:
+    for found, tensor in zip(prints, tensors, strict=True):
+        alone = fingerprint(tensor, narrow=narrow)
+        assert found.shape == alone.shape and found.dtype == alone.dtype and found.moments == alone.moments
+        assert found.packed.dtype == alone.packed.dtype and np.array_equal(found.packed, alone.packed)
+
+
+def test_another_shape_of_the_same_memory_is_not_read_again_and_has_the_values_that_it_has() -> None:
+    kept: list[torch.Tensor] = []
+
+    def look(see: nn.Module, x: torch.Tensor) -> None:
+        y = x.float() * 3
+        kept.append(y.clone())
+        see(y)
+        y = y.view(1, 6, 3, 1000)  # what was seen is gone, its memory is not
+        kept.append(y)
+        see(y)
+        kept.append(y.transpose(1, 2))  # another order
+        see(kept[-1])
+        kept.append(y[:, :3])  # fewer
+        see(kept[-1])
+
+    prints = _seen(look)
+    assert [one.packed is prints[0].packed for one in prints] == [True, True, False, False]
+    _same_as_alone(prints, kept, narrow=False)
+
+
+def test_a_wider_copy_of_what_was_seen_is_not_read_again_and_one_that_was_written_is() -> None:
+    kept: list[torch.Tensor] = []
+
+    def look(see: nn.Module, x: torch.Tensor) -> None:
+        see(x)
+        wide, written = x.float(), x.to(torch.float32)
+        written[0, 0, 0] += 1
+        kept.extend((x, wide, written.clone(), wide.bfloat16()))
+        for tensor in (wide, written, kept[-1]):
+            see(tensor)
+
+    prints = _seen(look, half=True)
+    assert [one.packed is prints[0].packed for one in prints] == [True, True, False, False]
+    _same_as_alone(prints, kept, narrow=True)
+    # Where float32 keeps more digits of a sketch than bfloat16, a copy is read like any other tensor.
+    kept.clear()
+    prints = _seen(look)
+    assert prints[1].packed is not prints[0].packed
+    _same_as_alone(prints[:2], kept[:2], narrow=False)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["an alias that counts writes with it", "tensor.data"])
+def test_memory_that_was_written_through_a_tensor_now_gone_is_read_again(apart: bool) -> None:
+    """Project: ``y.data`` does not count the writes to y, and y itself is gone when it is asked."""
+    kept: list[torch.Tensor] = []
+
+    def look(see: nn.Module, x: torch.Tensor) -> None:
+        y = x.float() * 3
+        other = y.data if apart else y.detach()
+        kept.append(y.clone())
+        see(y)
+        y.add_(1)
+        del y
+        kept.append(other)
+        see(other)
+
+    _same_as_alone(_seen(look), kept, narrow=False)
+
+
+def test_attention_is_seen_by_token_so_that_its_heads_are_the_projection_s_memory() -> None:
+    def look(see: nn.Module, x: torch.Tensor) -> None:
+        see(x)
+        heads = x.view(1, 6, 3, 1000).transpose(1, 2)
+        out = F.scaled_dot_product_attention(heads, key=heads, value=heads + 0)
+        see(out.transpose(1, 2).flatten(2))
+
+    model = Looked(look)
+    with torch.no_grad(), tracing(model) as trace:
+        model(torch.randn(1, 6, 3000))
+    first, attention, last = trace.calls[1:]
+    query, key, value = (trace.tensors[dict(attention.inputs)[name]] for name in ("[0][0]", "[1].key", "[1].value"))
+    seen, out = trace.tensors[first.inputs[0][1]], trace.tensors[attention.outputs[0][1]]
+    assert query.shape == out.shape == (1, 6, 3, 1000)
+    assert query.packed is key.packed is seen.packed and value.packed is not seen.packed
+    assert np.array_equal(value.packed, seen.packed)
+    assert trace.tensors[last.inputs[0][1]].packed.tobytes() == out.packed.tobytes()
+
+
+def test_the_garbage_collector_is_left_as_it_was() -> None:
+    before = gc.get_freeze_count(), gc.isenabled()
+    with torch.no_grad(), tracing(Outer()):
+        assert gc.get_freeze_count() > 1000
+    assert (gc.get_freeze_count(), gc.isenabled()) == before == (0, True)
+    gc.freeze()
+    try:
+        with torch.no_grad(), tracing(Outer()):
+            pass
+        assert gc.get_freeze_count() > 1000, "what somebody else froze stays frozen"
+    finally:
+        gc.unfreeze()
 
 
 def test_a_norm_is_a_boundary_only_where_no_norm_module_is() -> None:
