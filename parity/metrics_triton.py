@@ -280,4 +280,4 @@ def _compare_words(a: torch.Tensor, b: torch.Tensor, how: Configuration) -> Tota
     )
     _pick[(7,)](work, chunks, BLOCK=_BLOCK, num_warps=16)
     look(a, b, work[16 + 8 * chunks :], work[10:], chunk, work)
-    return totals(work[:10].cpu())
+    return totals(work[:10].tolist())

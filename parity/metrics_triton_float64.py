@@ -13,19 +13,22 @@ Imported only where a CUDA device is used; Triton comes with torch's CUDA builds
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 
 from .metrics_chunks import CHUNKS, LOOSE_TOLERANCE, STRICT_TOLERANCE, Totals, compare
 
-__all__ = ["LOOKS", "add_floats", "add_integers", "compare_in_float64", "look", "totals"]
+__all__ = ["add_floats", "add_integers", "compare_in_float64", "look", "totals"]
 
 # Tiles that a program walks through in a large tensor.
 _TILES = 512
 _FINISH = 1024
-# Programs of the second look, all of them resident on a large card; most find nothing to do.
-LOOKS = 4096
+# Programs of the second look: what is resident on a large card at once.
+_LOOKS = 2048
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -298,13 +301,13 @@ def look(
         chunk: Elements of a chunk, a multiple of 256.
         out: int64 ``[10]``, laid out as `totals` reads it.
     """
-    reals = torch.empty((2, LOOKS), dtype=torch.float64, device=a.device)
-    wholes = torch.empty((2, LOOKS), dtype=torch.int64, device=a.device)
+    reals = torch.empty((2, _LOOKS), dtype=torch.float64, device=a.device)
+    wholes = torch.empty((2, _LOOKS), dtype=torch.int64, device=a.device)
     vector = 16 // a.element_size()
-    _look[(LOOKS,)](
+    _look[(_LOOKS,)](
         a, b, chosen, amount, reals, wholes, a.numel(), chunk, VECTOR=vector, num_warps=1, enable_fp_fusion=False
     )
-    _finish_look[(2,)](reals, wholes, out, LOOKS, BLOCK=_FINISH)
+    _finish_look[(2,)](reals, wholes, out, _LOOKS, BLOCK=_FINISH)
 
 
 def compare_in_float64(a: torch.Tensor, b: torch.Tensor) -> Totals:
@@ -337,16 +340,16 @@ def compare_in_float64(a: torch.Tensor, b: torch.Tensor) -> Totals:
         enable_fp_fusion=False,
     )
     _finish[(8,)](reals, wholes, out, programs, BLOCK=_FINISH)
-    found = totals(out.cpu())
+    found = totals(out.tolist())
     return found if found.finite else _anew(a, b, reals.cpu(), wholes.cpu(), tiles * tile)
 
 
-def totals(out: torch.Tensor) -> Totals:
-    """What the kernels left in ``out``, int64 ``[10]`` on the CPU, of which the first six are bits of float64."""
-    return _totals(out[:6].view(torch.float64).tolist(), out[6:10].tolist())
+def totals(out: list[int]) -> Totals:
+    """What the kernels left in ten integers, of which the first six are bits of float64."""
+    return _totals(struct.unpack("6d", struct.pack("6q", *out[:6])), out[6:])
 
 
-def _totals(reals: list[float], wholes: list[int]) -> Totals:
+def _totals(reals: Sequence[float], wholes: Sequence[int]) -> Totals:
     difference, expected, actual, dot, peak, ratio = reals
     strict, loose, peak_at, ratio_at = wholes
     return Totals(difference, expected, actual, dot, peak, peak_at, ratio, ratio_at, strict, loose)
