@@ -2,6 +2,7 @@
 
 Everything is timed in one run, by CUDA events on a GPU. GB/s counts the bytes of both tensors once; the share is of the
 bandwidth of a device copy (bytes read plus bytes written). First a self-check against float64 on the CPU is printed.
+With --tune the kernel is also timed in other configurations, the fastest last, and what its parts took.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ import argparse
 import itertools
 import math
 import sys
+import time
 from collections.abc import Callable
 
 import torch
 from fastvideo_port.parity.metrics import Distance, distance, fallback
+from fastvideo_port.parity.metrics_chunks import Totals
 from timing import measure
 
 Run = Callable[[], object]
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+# Seconds after which no further configuration is begun; compiling is most of them.
+_TUNE_S = 75
 
 
 def usual(a: torch.Tensor, b: torch.Tensor) -> list[float]:
@@ -57,7 +62,7 @@ def self_check(device: torch.device) -> str:
     random = torch.Generator().manual_seed(1)
     wrong = []
     cases = 0
-    for (first, second), elements in itertools.product(itertools.product(_DTYPES, _DTYPES), (1, 777, 1 << 18, 3000001)):
+    for (first, second), elements in itertools.product(itertools.product(_DTYPES, _DTYPES), (1, 777, 1 << 18, 3000002)):
         if elements > 1 << 18 and first != second:
             continue
         b = torch.randn(elements, generator=random)
@@ -73,22 +78,114 @@ def self_check(device: torch.device) -> str:
             differ = same(distance(x.to(device), y.to(device)), distance(x, y))
             if differ:
                 wrong.append(f"  {first}/{second} {elements} {name}: {'; '.join(differ)}\n")
+    for dtype in _DTYPES[:2]:
+        for name, (x, y) in hard_cases(dtype, random).items():
+            cases += 1
+            differ = same(distance(x.to(device), y.to(device)), distance(x, y))
+            if differ:
+                wrong.append(f"  {dtype} {name}: {'; '.join(differ)}\n")
     return f"self-check: {cases} cases, {f'MISMATCH in {len(wrong)}' if wrong else 'ok'}\n" + "".join(wrong[:20])
 
 
-def tune(a: torch.Tensor, b: torch.Tensor, write: Callable[[str], object]) -> None:
-    """Time every configuration of the kernel."""
+def hard_cases(dtype: torch.dtype, random: torch.Generator) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Pairs in a 16-bit dtype, large enough for the kernel that reads words, where a shortcut of it might be wrong."""
+    elements = (1 << 21) + 1234
+    normal = torch.randn(elements, generator=random)
+    some_zero = normal.clone()
+    some_zero[::7] = 0
+    only_there = some_zero.clone()
+    only_there[::7] = 5
+    late = torch.zeros(elements)
+    late[elements // 2] = 1
+    one = torch.rand(elements, generator=random).add(1).to(dtype)
+    least = torch.finfo(dtype).smallest_normal / 2 ** (7 if dtype == torch.bfloat16 else 10)
+    tiny = torch.randint(1, 5, (elements,), generator=random) * least
+    vast = torch.full((elements,), torch.finfo(dtype).max)
+    vast[elements // 3] /= 3
+    whole, hidden = torch.ones(elements), torch.zeros(elements)
+    hidden[elements // 3] = -(2.0**-24)
+    any_bits = [
+        torch.randint(-32768, 32768, (elements,), generator=random, dtype=torch.int16).view(dtype).nan_to_num(1, 1, 1)
+        for _ in range(2)
+    ]
+    pairs = {
+        "equal": (some_zero, some_zero),
+        "equal but for one element": (late, torch.zeros(elements)),
+        "no expected": (normal, torch.zeros(elements)),
+        "no actual": (torch.zeros(elements), some_zero),
+        "equal to the first non-zero": (late, late),
+        "one unit in the last place": ((one.view(torch.int16) + 1).view(dtype), one),
+        "opposite": (-normal, normal),
+        "gaps at zeros only": (only_there, some_zero),
+        "tiny both": (tiny, tiny.flip(0)),
+        "tiny actual": (tiny, one),
+        "tiny expected": (one, tiny),
+        "vast": (vast.flip(0), vast),
+        "vast and opposite": (-vast, vast),
+        "a gap that float32 rounds": (whole, hidden),
+        "saturated": ((normal * 9).clamp(-1, 1), (normal.flip(0) * 9).clamp(-1, 1)),
+        "any bits": (any_bits[0], any_bits[1]),
+    }
+    return {name: (x.to(dtype), y.to(dtype)) for name, (x, y) in pairs.items()}
+
+
+def tune(a: torch.Tensor, b: torch.Tensor, copy: float, write: Callable[[str], object]) -> None:
+    """Time configurations of the kernel, the fastest last, and the parts of one comparison.
+
+    Args:
+        copy: Milliseconds of a device copy of ``a``.
+    """
     from fastvideo_port.parity.metrics_triton import Configuration, compare_on_gpu
 
-    shapes = ((1, 1), (2, 1), (4, 1), (1, 4), (2, 4))
-    write(f"{'groups':>8}{'warps':>8}{'tiles':>8}{'registers':>11}{'ms':>10}\n")
-    for (groups, warps), tiles, registers in itertools.product(shapes, (128, 512), (64, 80, 128, None)):
-        how = Configuration(groups, warps, tiles, registers)
+    begin = time.monotonic()
+    kept = compare_on_gpu(a, b)
+    rows: list[tuple[float, Configuration, str]] = []
+
+    def attempt(how: Configuration) -> None:
         try:
-            took = f"{measure(lambda how=how: compare_on_gpu(a, b, how), a.device, 5):10.3f}"  # type: ignore[misc]
+            found = compare_on_gpu(a, b, how)
+            took = measure(lambda: compare_on_gpu(a, b, how), a.device, 9)
+            rows.append((took, how, "" if _alike(found, kept) else "OTHER RESULT"))
         except Exception as error:  # A configuration that a card refuses is a row, not the end.
-            took = f"  {type(error).__name__}: {error}"[:80]
-        write(f"{groups:8}{warps:8}{tiles:8}{registers or '-':>11}{took}\n")
+            rows.append((math.inf, how, f"{type(error).__name__}: {error}"[:80]))
+
+    for stages, warps in itertools.product((3, 2, 1, 4), (4, 2, 1, 8)):
+        if time.monotonic() - begin < _TUNE_S:
+            attempt(Configuration(warps, stages))
+    best = sorted(rows, key=lambda row: row[0])[:2]
+    for (_, how, _), chunk in itertools.product(best, (1 << 14, 1 << 15, 1 << 17, 1 << 18)):
+        if time.monotonic() - begin < _TUNE_S:
+            attempt(Configuration(how.warps, how.stages, chunk))
+    best = sorted(rows, key=lambda row: row[0])[:1]
+    for (_, how, _), registers in itertools.product(best, (32, 40, 48, 64)):
+        if time.monotonic() - begin < _TUNE_S:
+            attempt(Configuration(how.warps, how.stages, how.chunk, registers))
+    write(f"\n{'warps':>8}{'stages':>8}{'chunk':>8}{'registers':>11}{'ms':>10}{'GB/s':>9}{'of copy':>9}\n")
+    read = 2 * a.numel() * a.element_size()
+    for took, how, remark in sorted(rows, key=lambda row: -row[0]):
+        write(f"{how.warps:8}{how.stages:8}{how.chunk:8}{how.registers or '-':>11}")
+        write(f"{took:10.3f}{read / took / 1e6:9.0f}{copy / took:9.0%}  {remark}\n")
+    write(f"{len(rows)} configurations in {time.monotonic() - begin:.0f} s\n{parts(lambda: distance(a, b))}")
+
+
+def _alike(found: Totals, kept: Totals) -> bool:
+    """Counts, maxima and positions equal, sums within rounding."""
+    sums = ("difference", "expected_square", "actual_square", "dot")
+    return all(
+        math.isclose(value, vars(kept)[name], rel_tol=1e-12) if name in sums else value == vars(kept)[name]
+        for name, value in vars(found).items()
+    )
+
+
+def parts(run: Run) -> str:
+    """Microseconds of every kernel and copy in ``run``, the mean of five, as torch's profiler has them."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(5):
+            run()
+        torch.cuda.synchronize()
+    rows = [event for event in profile.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return "".join(f"{event.device_time_total / 5:10.1f} us  {event.key[:60]}\n" for event in rows)
 
 
 def main() -> None:
@@ -132,7 +229,7 @@ def main() -> None:
     if on_gpu:
         write(f"by {'torch: ' + fallback() if fallback() else 'Triton'}\n")
         if options.tune:
-            tune(a, b, write)
+            tune(a, b, copy, write)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,8 @@ def flat(tensor: torch.Tensor, as_complex: bool = False) -> torch.Tensor:
     if as_complex:
         tensor = tensor if tensor.is_complex() else tensor.to(torch.complex128)
         tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor.resolve_neg().reshape(-1)
+    tensor = tensor.resolve_neg()
+    return tensor if tensor.dim() == 1 else tensor.reshape(-1)
 
 
 def pieces(a: torch.Tensor, b: torch.Tensor, limit: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -92,6 +93,9 @@ def pieces(a: torch.Tensor, b: torch.Tensor, limit: int) -> Iterator[tuple[torch
         return
     if all(side.is_contiguous() and side.is_complex() == wide and not side.is_conj() for side in (a, b)):
         x, y = flat(a, wide), flat(b, wide)
+        if elements <= limit:
+            yield x, y
+            return
         for start in range(0, elements, limit):
             yield x[start : start + limit], y[start : start + limit]
     elif elements <= limit or a.dim() == 0:

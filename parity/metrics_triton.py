@@ -1,19 +1,27 @@
-"""All metrics of one comparison as one Triton kernel: both tensors are read once and nothing of their size is stored.
+"""One comparison as Triton kernels: both tensors are read once and nothing of their size is stored.
 
 Imported only where a CUDA device is used; Triton comes with torch's CUDA builds.
 
-What an element costs is counted, since at 4 TB/s two bfloat16 tensors bring about 4 elements a clock to each
-multiprocessor, which leaves some 30 instructions an element. Hence:
+Two bfloat16 tensors bring 4 elements a clock to each multiprocessor at 4 TB/s, which leaves some 33 instructions for an
+element and lets 16 numbers a clock become float64, about 4 an element. So two large tensors in bfloat16 or float16 go
+through `_stream`, some 25 instructions and 2 conversions an element without a branch, and its results hold because
 
-* one warp a program and its maxima as scalars: an element only asks whether it beats them (two signs, or-ed); the exact
-  maximum, the division for the relative one and the positions are worked out in the rare tile that does;
-* no test for NaN or infinity: either makes a program's sum of squares non-finite, and the caller compares that
-  program's elements anew with `metrics_chunks.compare`;
-* sums in float64 from the first addition. Squares of float32 values cannot overflow there, and the result is the CPU's
-  up to the order of additions: relative error below (elements of a program + programs) * 2^-53;
-* tolerances of two bfloat16 tensors in float32. That decides as float64 does: a gap is near a tolerance for a few
-  pairs only, and the tests walk through all of them (for each b the values of a around both bounds). Any other pair
-  is held to ``tolerance + tolerance * |b|`` in float64 with two roundings, as on the CPU, so fusion is off there.
+* both numbers are exact in float32, two arrive in one word, and the four sums are float64 from the first addition, so
+  no square overflows or vanishes. The sums are the CPU's up to the order of additions: relative error below
+  (elements of a lane + lanes + chunks) * 2^-53 of the sum of magnitudes;
+* NaN and infinity need no test: either makes a sum of squares non-finite, and then `compare_in_float64` does it all;
+* a tolerance in float32 decides as float64 does: a gap is near a tolerance for a few pairs only, and the tests walk
+  through all of them (for each b the values of a around both bounds, in both dtypes);
+* the largest gap is found in float64, for each chunk without its place;
+* of the ratio gap / |b| a chunk knows an estimate that costs three instructions. The upper halves of gap and |b| in
+  float64, read as float32, are their eighth roots, roughly, since bits are a logarithm piece by piece; M less the half
+  of |b| is one over its, and NaN for b = 0, which the maximum passes over. So the estimate is
+  c * (gap / |b|)^(1/8) * 2^(s + t + (u - v) / 8) with s, t, u, v between 0 and 0.0861: two of the same ratio are never
+  further apart than 2^-0.194 = 0.874. Nothing that 16 bits hold overflows or vanishes in it.
+
+`_pick` then chooses the first chunk with the largest gap and every chunk whose estimate may hide the largest ratio, and
+a second look at these gives both maxima and their first places exactly. Usually these are a few; where each chunk has
+about the same largest ratio, as expected values far from 0 may have, it is a second pass.
 """
 
 from __future__ import annotations
@@ -24,292 +32,252 @@ import torch
 import triton
 import triton.language as tl
 
-from .metrics_chunks import CHUNKS, LOOSE_TOLERANCE, STRICT_TOLERANCE, Totals, compare
+from .metrics_chunks import LOOSE_TOLERANCE, STRICT_TOLERANCE, Totals
+from .metrics_triton_float64 import add_floats, add_integers, compare_in_float64, look, totals
 
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _SMALL_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32)
 READABLE = _FLOATS + _SMALL_INTEGERS
-"""What the kernel converts exactly; 64-bit integers and 8-bit floats are left to torch."""
-
-_FINISH = 1024
+"""What the kernels convert exactly; 64-bit integers and 8-bit floats are left to torch."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """How the work is cut.
+    """How `_stream` is cut.
 
     Attributes:
-        groups: 16-byte loads of the wider tensor that a lane has under way.
-        warps: Warps a program; more than one needs a barrier a tile.
-        tiles: Tiles that a program walks through in a large tensor.
-        registers: Most registers a thread may take, so that enough warps are resident to cover the memory's latency.
+        warps: Warps a program; a tile is 256 elements a warp.
+        stages: Tiles of a program in shared memory or on the way there; 1 loads each into registers when it is needed.
+        chunk: Elements that a program walks through in a large tensor.
+        registers: Most registers a thread may take; None leaves it to the compiler.
     """
 
-    groups: int = 1
-    warps: int = 1
-    tiles: int = 512
+    warps: int = 4
+    stages: int = 3
+    chunk: int = 1 << 16
     registers: int | None = None
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _again(pointers, inside, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A second read that the compiler may not replace with the first one's result; float64."""
-    if MASKED:
-        return tl.load(pointers, mask=inside, other=0, volatile=True).to(tl.float64)
-    return tl.load(pointers, volatile=True).to(tl.float64)
+TUNED = Configuration()
+
+# Below this `compare_in_float64` is as fast: it needs two kernels instead of four.
+_LARGE = 1 << 21
+_BLOCK = 4096
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _tile(  # type: ignore[no-untyped-def]
-    a_ptr,
-    b_ptr,
-    base,
-    left,
-    peak,
-    peak_at,
-    ratio,
-    ratio_at,
-    STRICT: tl.constexpr,
-    LOOSE: tl.constexpr,
-    NARROW: tl.constexpr,
-    MASKED: tl.constexpr,
-    GROUPS: tl.constexpr,
-    LANES: tl.constexpr,
-    VECTOR: tl.constexpr,
+def _number(word, HIGH: tl.constexpr, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One of the two numbers in an int32 as float32; HALF for float16, else bfloat16."""
+    if HALF:
+        if HIGH:
+            word = word >> 16
+        return word.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    if HIGH:
+        return (word & -65536).to(tl.float32, bitcast=True)
+    return (word << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _pair(  # type: ignore[no-untyped-def]
+    x, y, squares, expected, actual, dot, peak, ratio, strict, loose, STRICT: tl.constexpr, LOOSE: tl.constexpr
 ):
-    """One tile at element ``base``: its sums and counts for each lane, and the scalars brought up to date."""
-    group = tl.arange(0, GROUPS)[:, None, None] * (LANES * VECTOR)
-    offset = group + tl.arange(0, LANES)[None, :, None] * VECTOR + tl.arange(0, VECTOR)[None, None, :]
-    if MASKED:
-        # Pairs of zeros add nothing to any sum, count or maximum of a gap.
-        a = tl.load(a_ptr + base + offset, mask=offset < left, other=0)
-        b = tl.load(b_ptr + base + offset, mask=offset < left, other=0)
-    else:
-        a = tl.load(a_ptr + base + offset)
-        b = tl.load(b_ptr + base + offset)
-    x = a.to(tl.float64)
-    y = b.to(tl.float64)
-    d = x - y
-    wide_gap = tl.abs(d)
-    if NARROW:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-        size = tl.abs(b)
-        gap = tl.abs(a - b)
-        strict = gap > tl.fma(size, tl.full(size.shape, STRICT, tl.float32), tl.full(size.shape, STRICT, tl.float32))
-        loose = gap > tl.fma(size, tl.full(size.shape, LOOSE, tl.float32), tl.full(size.shape, LOOSE, tl.float32))
-        # The sign of an FMA is exact. A gap that float32 rounds has operands 16 binary digits apart, so its ratio is
-        # about 1 or huge; there the bar is lowered by more than the rounding and ties are looked at again.
-        low = ratio - tl.abs(ratio) * 2.0**-22
-        bar = low.to(tl.float32)
-        exact = ratio.to(tl.float32)
-        unrounded = (exact.to(tl.float64) == ratio) & (ratio < 32768.0) & (tl.abs(ratio - 1.0) > 2.0**-10)
-        bar = tl.where(unrounded, exact, bar)
-        steeper = tl.fma(size, tl.zeros(size.shape, tl.float32) + bar, -gap).to(tl.int32, bitcast=True)
-    else:
-        size = tl.abs(y)
-        strict = wide_gap > size * STRICT + STRICT
-        loose = wide_gap > size * LOOSE + LOOSE
-        # A hair above the best ratio, so that its own ties, whose quotient was rounded down, do not beat it; never 0.
-        bar = ratio * (1 + 2.0**-51) + 5e-324
-        steeper = ((size * bar - wide_gap).to(tl.int64, bitcast=True) >> 32).to(tl.int32)
-    squares = tl.sum(tl.sum(d * d, 2), 0)
-    expected = tl.sum(tl.sum(y * y, 2), 0)
-    actual = tl.sum(tl.sum(x * x, 2), 0)
-    dot = tl.sum(tl.sum(x * y, 2), 0)
-    # As floats, which is exact for a tile: the comparison itself yields the 1.0.
-    outside_strict = tl.sum(tl.sum(tl.where(strict, 1.0, 0.0), 2), 0).to(tl.int32)
-    outside_loose = tl.sum(tl.sum(tl.where(loose, 1.0, 0.0), 2), 0).to(tl.int32)
-
-    higher = ((peak - wide_gap).to(tl.int64, bitcast=True) >> 32).to(tl.int32)
-    beaten = higher | tl.where(b == 0, 0, steeper)
-    if tl.min(tl.min(tl.min(beaten, 2), 0), 0) < 0:
-        # Read again, from the cache: kept over the branch, the values would not fit in the registers.
-        inside = offset < left
-        y = _again(b_ptr + base + offset, inside, MASKED)
-        wide_gap = tl.abs(_again(a_ptr + base + offset, inside, MASKED) - y)
-        here = tl.where(inside, wide_gap, -1.0)
-        best = tl.max(tl.max(tl.max(here, 2), 0), 0)
-        first = tl.min(tl.min(tl.min(tl.where(here == best, offset, 2147483647), 2), 0), 0)
-        if best > peak:
-            peak = best
-            peak_at = base + first
-        there = tl.where(inside & (y != 0), wide_gap / tl.where(y == 0, 1.0, tl.abs(y)), -1.0)
-        best = tl.max(tl.max(tl.max(there, 2), 0), 0)
-        first = tl.min(tl.min(tl.min(tl.where(there == best, offset, 2147483647), 2), 0), 0)
-        if best > ratio:
-            ratio = best
-            ratio_at = base + first
-    return squares, expected, actual, dot, outside_strict, outside_loose, peak, peak_at, ratio, ratio_at
+    """Take in the numbers ``x`` of actual and ``y`` of expected, float32 ``[lanes]``."""
+    gap = tl.abs(x - y)
+    size = tl.abs(y)
+    atol = tl.full(size.shape, STRICT, tl.float32)
+    strict += tl.where(gap > tl.fma(size, atol, atol), 1.0, 0.0)
+    atol = tl.full(size.shape, LOOSE, tl.float32)
+    loose += tl.where(gap > tl.fma(size, atol, atol), 1.0, 0.0)
+    a = x.to(tl.float64)
+    b = y.to(tl.float64)
+    d = a - b
+    squares = tl.fma(d, d, squares)
+    expected = tl.fma(b, b, expected)
+    actual = tl.fma(a, a, actual)
+    dot = tl.fma(a, b, dot)
+    gap = tl.abs(d)
+    peak = tl.where(gap > peak, gap, peak)
+    inverse = (0x7FC00000 - (b.to(tl.int64, bitcast=True) >> 32).to(tl.int32)).to(tl.float32, bitcast=True)
+    rise = (d.to(tl.int64, bitcast=True) >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    ratio = tl.maximum(ratio, tl.abs(rise) * tl.abs(inverse))
+    return squares, expected, actual, dot, peak, ratio, strict, loose
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _partials(  # type: ignore[no-untyped-def]
+def _word(  # type: ignore[no-untyped-def]
+    a, b, s, e, c, d, p, r, i, j, HALF: tl.constexpr, STRICT: tl.constexpr, LOOSE: tl.constexpr
+):
+    """Take in one word of each tensor a lane."""
+    s, e, c, d, p, r, i, j = _pair(
+        _number(a, False, HALF), _number(b, False, HALF), s, e, c, d, p, r, i, j, STRICT, LOOSE
+    )
+    return _pair(_number(a, True, HALF), _number(b, True, HALF), s, e, c, d, p, r, i, j, STRICT, LOOSE)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _words(  # type: ignore[no-untyped-def]
+    a, b, s, e, c, d, p, r, i, j, HALF: tl.constexpr, STRICT: tl.constexpr, LOOSE: tl.constexpr, LANES: tl.constexpr
+):
+    """Take in a tile, int32 ``[lanes, 4]``, word by word, so that a sum is a chain of FMAs within its lane."""
+    even, odd = tl.split(tl.reshape(a, [LANES, 2, 2]))
+    a0, a2 = tl.split(even)
+    a1, a3 = tl.split(odd)
+    even, odd = tl.split(tl.reshape(b, [LANES, 2, 2]))
+    b0, b2 = tl.split(even)
+    b1, b3 = tl.split(odd)
+    s, e, c, d, p, r, i, j = _word(a0, b0, s, e, c, d, p, r, i, j, HALF, STRICT, LOOSE)
+    s, e, c, d, p, r, i, j = _word(a1, b1, s, e, c, d, p, r, i, j, HALF, STRICT, LOOSE)
+    s, e, c, d, p, r, i, j = _word(a2, b2, s, e, c, d, p, r, i, j, HALF, STRICT, LOOSE)
+    return _word(a3, b3, s, e, c, d, p, r, i, j, HALF, STRICT, LOOSE)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _stream(  # type: ignore[no-untyped-def]
     a_ptr,
     b_ptr,
-    reals_ptr,
-    wholes_ptr,
-    elements,
+    work_ptr,
+    words,
     tiles,
     STRICT: tl.constexpr,
     LOOSE: tl.constexpr,
-    NARROW: tl.constexpr,
-    GROUPS: tl.constexpr,
+    HALF: tl.constexpr,
+    STAGES: tl.constexpr,
     LANES: tl.constexpr,
-    VECTOR: tl.constexpr,
 ):
-    """Program p compares ``tiles`` tiles in a row; the last one also the incomplete tile at the end."""
-    TILE: tl.constexpr = GROUPS * LANES * VECTOR
+    """Program p sums up ``tiles`` tiles in a row, its chunk; the last one also the incomplete tile at the end."""
+    TILE: tl.constexpr = LANES * 4
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     start = program.to(tl.int64) * tiles * TILE
-    whole = tl.minimum(((elements - start) // TILE).to(tl.int32), tiles)
-    squares = tl.zeros([LANES], dtype=tl.float64)
-    expected = tl.zeros([LANES], dtype=tl.float64)
-    actual = tl.zeros([LANES], dtype=tl.float64)
-    dot = tl.zeros([LANES], dtype=tl.float64)
-    strict = tl.zeros([LANES], dtype=tl.int32)
-    loose = tl.zeros([LANES], dtype=tl.int32)
-    peak = tl.sum(tl.zeros([LANES], dtype=tl.float64), 0) - 1.0
-    ratio = peak
-    peak_at = start - start - 1
-    ratio_at = peak_at
-    base = start
-    for _ in range(whole):
-        s, e, c, d, i, j, peak, peak_at, ratio, ratio_at = _tile(
-            a_ptr, b_ptr, base, TILE, peak, peak_at, ratio, ratio_at,
-            STRICT, LOOSE, NARROW, False, GROUPS, LANES, VECTOR,
-        )  # fmt: skip
-        squares += s
-        expected += e
-        actual += c
-        dot += d
-        strict += i
-        loose += j
-        base += TILE
-    left = tl.minimum(elements - base, TILE).to(tl.int32)
-    if (program == programs - 1) & (left > 0):
-        s, e, c, d, i, j, peak, peak_at, ratio, ratio_at = _tile(
-            a_ptr, b_ptr, base, left, peak, peak_at, ratio, ratio_at,
-            STRICT, LOOSE, NARROW, True, GROUPS, LANES, VECTOR,
-        )  # fmt: skip
-        squares += s
-        expected += e
-        actual += c
-        dot += d
-        strict += i
-        loose += j
-    tl.store(reals_ptr + program, tl.sum(squares, 0))
-    tl.store(reals_ptr + programs + program, tl.sum(expected, 0))
-    tl.store(reals_ptr + 2 * programs + program, tl.sum(actual, 0))
-    tl.store(reals_ptr + 3 * programs + program, tl.sum(dot, 0))
-    tl.store(reals_ptr + 4 * programs + program, peak)
-    tl.store(reals_ptr + 5 * programs + program, ratio)
-    tl.store(wholes_ptr + program, peak_at)
-    tl.store(wholes_ptr + programs + program, ratio_at)
-    tl.store(wholes_ptr + 2 * programs + program, tl.sum(strict, 0).to(tl.int64))
-    tl.store(wholes_ptr + 3 * programs + program, tl.sum(loose, 0).to(tl.int64))
+    a_ptr = a_ptr.to(tl.pointer_type(tl.int32)) + start
+    b_ptr = b_ptr.to(tl.pointer_type(tl.int32)) + start
+    left = words - start
+    whole = tl.minimum(left // TILE, tiles).to(tl.int32)
+    at = tl.arange(0, LANES)[:, None] * 4 + tl.arange(0, 4)[None, :]
+    s = tl.zeros([LANES], dtype=tl.float64)
+    e = tl.zeros([LANES], dtype=tl.float64)
+    c = tl.zeros([LANES], dtype=tl.float64)
+    d = tl.zeros([LANES], dtype=tl.float64)
+    p = tl.zeros([LANES], dtype=tl.float64) - 1.0
+    r = tl.zeros([LANES], dtype=tl.float32) - 1.0
+    # Counts as floats, exact up to 2^24 a lane: the comparison itself yields the 1.0.
+    i = tl.zeros([LANES], dtype=tl.float32)
+    j = tl.zeros([LANES], dtype=tl.float32)
+    # More than one stage: that many less one are on their way to shared memory, by asynchronous copies.
+    for _ in tl.range(0, whole, num_stages=STAGES):
+        a = tl.load(a_ptr + at)
+        b = tl.load(b_ptr + at)
+        s, e, c, d, p, r, i, j = _words(a, b, s, e, c, d, p, r, i, j, HALF, STRICT, LOOSE, LANES)
+        a_ptr += TILE
+        b_ptr += TILE
+    left -= whole.to(tl.int64) * TILE
+    if (whole < tiles) & (left > 0):
+        # Pairs of zeros add nothing to any sum, count or maximum.
+        a = tl.load(a_ptr + at, mask=at < left, other=0)
+        b = tl.load(b_ptr + at, mask=at < left, other=0)
+        s, e, c, d, p, r, i, j = _words(a, b, s, e, c, d, p, r, i, j, HALF, STRICT, LOOSE, LANES)
+    whole_ptr = work_ptr + 16 + program
+    real_ptr = work_ptr.to(tl.pointer_type(tl.float64)) + 16 + program
+    tl.store(real_ptr, tl.sum(s, 0))
+    tl.store(real_ptr + programs, tl.sum(e, 0))
+    tl.store(real_ptr + 2 * programs, tl.sum(c, 0))
+    tl.store(real_ptr + 3 * programs, tl.sum(d, 0))
+    tl.store(real_ptr + 4 * programs, tl.max(p, 0))
+    tl.store(real_ptr + 5 * programs, tl.max(r, 0).to(tl.float64))
+    tl.store(whole_ptr + 6 * programs, tl.sum(i.to(tl.int32), 0).to(tl.int64))
+    tl.store(whole_ptr + 7 * programs, tl.sum(j.to(tl.int32), 0).to(tl.int64))
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _finish(reals_ptr, wholes_ptr, out_ptr, programs, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program 0 to 3 add up a sum, 4 and 5 find a maximum and its first position, 6 and 7 add up a count."""
-    row = tl.program_id(0)
+def _choose(real_ptr, chosen_ptr, amount_ptr, chunks, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """List, ascending, the first chunk with the largest gap and all that may hold the largest ratio."""
     lane = tl.arange(0, BLOCK)
-    if row < 4:
-        total = tl.zeros([BLOCK], dtype=tl.float64)
-        for begin in range(0, programs, BLOCK):
-            total += tl.load(reals_ptr + row * programs + begin + lane, mask=begin + lane < programs, other=0.0)
-        tl.store(out_ptr + row, tl.sum(total, 0).to(tl.int64, bitcast=True))
-    elif row < 6:
-        best = tl.zeros([BLOCK], dtype=tl.float64) - 1.0
-        at = tl.zeros([BLOCK], dtype=tl.int64) + 9223372036854775807
-        for begin in range(0, programs, BLOCK):
-            mask = begin + lane < programs
-            value = tl.load(reals_ptr + row * programs + begin + lane, mask=mask, other=-1.0)
-            place = tl.load(wholes_ptr + (row - 4) * programs + begin + lane, mask=mask, other=-1)
-            # Programs lie in order of elements, so a later equal value never moves the position.
-            at = tl.where(value > best, place, at)
-            best = tl.where(value > best, value, best)
-        top = tl.max(best, 0)
-        tl.store(out_ptr + row, top.to(tl.int64, bitcast=True))
-        first = tl.min(tl.where(best == top, at, 9223372036854775807), 0)
-        tl.store(out_ptr + row + 4, tl.where(top < 0, -1, first))
+    peak = tl.zeros([BLOCK], dtype=tl.float64) - 1.0
+    ratio = tl.zeros([BLOCK], dtype=tl.float64) - 1.0
+    for begin in range(0, chunks, BLOCK):
+        inside = begin + lane < chunks
+        peak = tl.maximum(peak, tl.load(real_ptr + 4 * chunks + begin + lane, mask=inside, other=-1.0))
+        ratio = tl.maximum(ratio, tl.load(real_ptr + 5 * chunks + begin + lane, mask=inside, other=-1.0))
+    top = tl.max(peak, 0)
+    bar = tl.max(ratio, 0) * 0.87
+    amount = tl.sum(tl.zeros([BLOCK], dtype=tl.int32), 0)
+    peaks = amount
+    zeros = amount
+    for begin in range(0, chunks, BLOCK):
+        inside = begin + lane < chunks
+        highest = tl.load(real_ptr + 4 * chunks + begin + lane, mask=inside, other=-2.0) == top
+        estimate = tl.load(real_ptr + 5 * chunks + begin + lane, mask=inside, other=-2.0)
+        steep = estimate >= bar
+        first = highest & (peaks + tl.cumsum(highest.to(tl.int32), 0) == 1)
+        # Without any gap the first ratio of 0 is the place.
+        first_zero = steep & (zeros + tl.cumsum(steep.to(tl.int32), 0) == 1)
+        wanted = first | tl.where(top == 0.0, first_zero, steep)
+        place = amount + tl.cumsum(wanted.to(tl.int32), 0) - 1
+        tl.store(chosen_ptr + place, (begin + lane).to(tl.int64), mask=wanted)
+        amount += tl.sum(wanted.to(tl.int32), 0)
+        peaks += tl.sum(highest.to(tl.int32), 0)
+        zeros += tl.sum(steep.to(tl.int32), 0)
+    tl.store(amount_ptr, amount.to(tl.int64))
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _pick(work_ptr, chunks, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Program 0 chooses the chunks for the second look, 1 to 4 add up a sum, 5 and 6 a count."""
+    row = tl.program_id(0)
+    whole_ptr = work_ptr + 16
+    real_ptr = work_ptr.to(tl.pointer_type(tl.float64)) + 16
+    if row == 0:
+        _choose(real_ptr, whole_ptr + 8 * chunks, work_ptr + 10, chunks, BLOCK)
+    elif row < 5:
+        add_floats(real_ptr + (row - 1) * chunks, work_ptr + row - 1, chunks, BLOCK)
     else:
-        count = tl.zeros([BLOCK], dtype=tl.int64)
-        for begin in range(0, programs, BLOCK):
-            count += tl.load(wholes_ptr + (row - 4) * programs + begin + lane, mask=begin + lane < programs, other=0)
-        tl.store(out_ptr + row, tl.sum(count, 0))
+        add_integers(whole_ptr + (row + 1) * chunks, work_ptr + row + 1, chunks, BLOCK)
 
 
-def compare_on_gpu(a: torch.Tensor, b: torch.Tensor, how: Configuration | None = None) -> Totals:
-    """Compare two flat tensors of equal, positive length on one CUDA device; one host synchronisation.
+def compare_on_gpu(a: torch.Tensor, b: torch.Tensor, how: Configuration = TUNED) -> Totals:
+    """Compare two flat tensors of equal, positive length on one CUDA device; one host synchronisation if all is finite.
 
     Args:
         a, b: Contiguous ``[elements]``, of dtypes in `READABLE`, not necessarily alike.
         how: How to cut the work; the results differ by rounding only.
     """
-    how = how or Configuration()
-    a, b = (side.view(torch.uint8) if side.dtype == torch.bool else side for side in (a, b))
+    # Triton launches on the current device.
+    with torch.cuda.device_of(a):  # type: ignore[no-untyped-call]
+        elements = a.numel()
+        in_words = a.dtype == b.dtype and a.dtype in _FLOATS[:2] and elements % 2 == 0
+        if in_words and elements >= _LARGE and a.data_ptr() % 16 == b.data_ptr() % 16 == 0:
+            found = _compare_words(a, b, how)
+            if found.finite:
+                return found
+        if torch.bool in (a.dtype, b.dtype):
+            a, b = (side.view(torch.uint8) if side.dtype == torch.bool else side for side in (a, b))
+        return compare_in_float64(a, b)
+
+
+def _compare_words(a: torch.Tensor, b: torch.Tensor, how: Configuration) -> Totals:
+    """`compare_on_gpu` for an even number of elements of one 16-bit dtype, aligned to 16 bytes."""
     elements = a.numel()
-    vector = 16 // max(a.element_size(), b.element_size())
-    lanes = 32 * how.warps
-    tile = how.groups * lanes * vector
-    whole_tiles = elements // tile
+    tile = 256 * how.warps
     # A small tensor is spread over more programs; the cut depends on the size alone, so does the rounding.
-    tiles = max(1, min(how.tiles, whole_tiles // 4096))
-    programs = max(1, triton.cdiv(whole_tiles, tiles))
-    narrow = a.dtype == b.dtype == torch.bfloat16
-    reals = torch.empty((6, programs), dtype=torch.float64, device=a.device)
-    wholes = torch.empty((4, programs), dtype=torch.int64, device=a.device)
-    out = torch.empty(10, dtype=torch.int64, device=a.device)
-    with torch.cuda.device(a.device):
-        _partials[(programs,)](
-            a,
-            b,
-            reals,
-            wholes,
-            elements,
-            tiles,
-            STRICT=STRICT_TOLERANCE,
-            LOOSE=LOOSE_TOLERANCE,
-            NARROW=narrow,
-            GROUPS=how.groups,
-            LANES=lanes,
-            VECTOR=vector,
-            num_warps=how.warps,
-            maxnreg=how.registers,
-            enable_fp_fusion=narrow,
-        )
-        _finish[(8,)](reals, wholes, out, programs, BLOCK=_FINISH)
-    row = out.cpu()
-    found = _totals(row[:6].view(torch.float64).tolist(), row[6:].tolist())
-    return found if found.finite else _anew(a, b, reals.cpu(), wholes.cpu(), tiles * tile)
-
-
-def _totals(reals: list[float], wholes: list[int]) -> Totals:
-    difference, expected, actual, dot, peak, ratio = reals
-    strict, loose, peak_at, ratio_at = wholes
-    return Totals(difference, expected, actual, dot, peak, peak_at, ratio, ratio_at, strict, loose)
-
-
-def _anew(a: torch.Tensor, b: torch.Tensor, reals: torch.Tensor, wholes: torch.Tensor, span: int) -> Totals:
-    """The programs' results in order, those that met a NaN, an infinity or an overflow replaced by torch's."""
-    found = Totals()
-    broken = (~reals[1:3].isfinite().all(0)).tolist()
-    index = 0
-    while index < len(broken):
-        start = index * span
-        if not broken[index]:
-            peak_at, ratio_at, strict, loose = wholes[:, index].tolist()
-            found.add(_totals(reals[:, index].tolist(), [strict, loose, peak_at, ratio_at]))
-            index += 1
-            continue
-        # Neighbours together, as far as torch's chunk goes.
-        while index < len(broken) and broken[index] and (index + 1) * span - start <= max(span, CHUNKS["cuda"]):
-            index += 1
-        stop = a.numel() if index == len(broken) else index * span
-        for begin in range(start, stop, CHUNKS["cuda"]):
-            end = min(stop, begin + CHUNKS["cuda"])
-            found.add(compare(a[begin:end], b[begin:end]), begin)
-    return found
+    tiles = max(4, min(how.chunk, elements // 4096) // tile)
+    chunk = tiles * tile
+    chunks = triton.cdiv(elements, chunk)
+    # Sixteen results, then a row of the chunks for each of: four sums, gap, estimate, two counts, the chosen ones.
+    work = torch.empty(16 + 9 * chunks, dtype=torch.int64, device=a.device)
+    _stream[(chunks,)](
+        a,
+        b,
+        work,
+        elements // 2,
+        tiles,
+        STRICT=STRICT_TOLERANCE,
+        LOOSE=LOOSE_TOLERANCE,
+        HALF=a.dtype == torch.float16,
+        STAGES=how.stages,
+        LANES=32 * how.warps,
+        num_warps=how.warps,
+        maxnreg=how.registers,
+    )
+    _pick[(7,)](work, chunks, BLOCK=_BLOCK, num_warps=16)
+    look(a, b, work[16 + 8 * chunks :], work[10:], chunk, work)
+    return totals(work[:10].tolist())

@@ -122,9 +122,10 @@ def test_any_layout_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert distance(whole.conj(), whole.conj().resolve_conj()).max_abs == 0
 
 
-def test_float32_decides_on_bfloat16_pairs_as_float64_does() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_float32_decides_on_16_bit_pairs_as_float64_does(dtype: torch.dtype) -> None:
     """What the GPU kernel relies on: for every b, the values of a around both bounds of both tolerances."""
-    values = torch.arange(65536, dtype=torch.int32).sub(32768).to(torch.int16).view(torch.bfloat16).float()
+    values = torch.arange(65536, dtype=torch.int32).sub(32768).to(torch.int16).view(dtype).float()
     values = values[values.isfinite()].unique()
     for tolerance in (1e-4, 0.1):
         bound = tolerance + tolerance * values.double().abs()
@@ -134,9 +135,27 @@ def test_float32_decides_on_bfloat16_pairs_as_float64_does() -> None:
             for step in range(-3, 4):
                 a = values[(place + step).clamp(0, len(values) - 1)]
                 exact = (a.double() - values.double()).abs() > bound
-                # The product of 24 and 8 binary digits is exact in float64, so this rounds as an FMA does.
+                # The product of 24 and 8 or 11 binary digits is exact in float64, so this rounds as an FMA does.
                 limit = (values.abs().double() * single.double() + single.double()).float()
                 assert torch.equal((a - values).abs() > limit, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_upper_halves_of_float64_estimate_a_ratio_well_enough(dtype: torch.dtype) -> None:
+    """What the GPU kernel chooses chunks by: equal ratios are estimated within 0.87, and only 0 gives NaN."""
+    values = torch.arange(32768, dtype=torch.int32).to(torch.int16).view(dtype).double()
+    values = values[values.isfinite()]
+    half = (values.view(torch.int64) >> 32).int()
+    inverse = (0x7FC00000 - half).view(torch.float32)
+    assert torch.equal(inverse.isnan(), values == 0)
+    nonzero = values > 0
+    gap, size = half.view(torch.float32)[nonzero], inverse[nonzero]
+    # log2 of the estimate less an eighth of the ratio's is this of the gap plus that of the size.
+    of_gap = gap.double().log2() - values[nonzero].log2() / 8
+    of_size = size.double().log2() + values[nonzero].log2() / 8
+    spread = of_gap.max() - of_gap.min() + of_size.max() - of_size.min()
+    assert 2.0 ** -float(spread) > 0.87 * (1 + 1e-6)
+    assert float(gap.max()) * float(size.max()) < 1e38 and float(gap.min()) * float(size.min()) > 1e-38
 
 
 @pytest.mark.gpu
@@ -162,4 +181,19 @@ def test_a_gpu_says_what_the_cpu_says(actual: torch.dtype, expected: torch.dtype
                 assert vars(here)[name] == (
                     pytest.approx(value, rel=1e-12, nan_ok=True) if isinstance(value, float) else value
                 )
+    assert metrics.fallback() == ""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_gpu_places_the_maxima_of_large_16_bit_pairs_as_the_cpu_does(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    b = torch.randn((1 << 21) + 1002, generator=generator).to(dtype)
+    b[::7] = 0
+    for a in (b, -b, b + 0.05, torch.zeros_like(b), (b.view(torch.int16) ^ 1).view(dtype), b / 0):
+        here, there = distance(a.cuda(), b.cuda()), distance(a, b)
+        for name, value in vars(there).items():
+            close = pytest.approx(value, rel=1e-12, nan_ok=True) if isinstance(value, float) else value
+            assert vars(here)[name] == close, name
     assert metrics.fallback() == ""
