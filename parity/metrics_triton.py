@@ -34,6 +34,7 @@ import triton.language as tl
 
 from .metrics_chunks import LOOSE_TOLERANCE, STRICT_TOLERANCE, Totals
 from .metrics_triton_float64 import add_floats, add_integers, compare_in_float64, look, totals
+from .triton_launch import launch
 
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _SMALL_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32)
@@ -52,9 +53,9 @@ class Configuration:
         registers: Most registers a thread may take; None leaves it to the compiler.
     """
 
-    warps: int = 4
-    stages: int = 3
-    chunk: int = 1 << 16
+    warps: int = 8
+    stages: int = 1
+    chunk: int = 1 << 17
     registers: int | None = None
 
 
@@ -131,7 +132,7 @@ def _words(  # type: ignore[no-untyped-def]
     return _word(a3, b3, s, e, c, d, p, r, i, j, HALF, STRICT, LOOSE)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=["words", "tiles"])  # type: ignore[untyped-decorator, unused-ignore]
 def _stream(  # type: ignore[no-untyped-def]
     a_ptr,
     b_ptr,
@@ -220,7 +221,7 @@ def _choose(real_ptr, chosen_ptr, amount_ptr, chunks, BLOCK: tl.constexpr):  # t
     tl.store(amount_ptr, amount.to(tl.int64))
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=["chunks"])  # type: ignore[untyped-decorator, unused-ignore]
 def _pick(work_ptr, chunks, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Program 0 chooses the chunks for the second look, 1 to 4 add up a sum, 5 and 6 a count."""
     row = tl.program_id(0)
@@ -264,20 +265,14 @@ def _compare_words(a: torch.Tensor, b: torch.Tensor, how: Configuration) -> Tota
     chunks = triton.cdiv(elements, chunk)
     # Sixteen results, then a row of the chunks for each of: four sums, gap, estimate, two counts, the chosen ones.
     work = torch.empty(16 + 9 * chunks, dtype=torch.int64, device=a.device)
-    _stream[(chunks,)](
-        a,
-        b,
-        work,
-        elements // 2,
-        tiles,
-        STRICT=STRICT_TOLERANCE,
-        LOOSE=LOOSE_TOLERANCE,
-        HALF=a.dtype == torch.float16,
-        STAGES=how.stages,
-        LANES=32 * how.warps,
+    launch(
+        _stream,
+        (chunks,),
+        (a, b, work, elements // 2, tiles),
+        (STRICT_TOLERANCE, LOOSE_TOLERANCE, a.dtype == torch.float16, how.stages, 32 * how.warps),
         num_warps=how.warps,
         maxnreg=how.registers,
     )
-    _pick[(7,)](work, chunks, BLOCK=_BLOCK, num_warps=16)
+    launch(_pick, (7,), (work, chunks), (_BLOCK,), num_warps=16)
     look(a, b, work[16 + 8 * chunks :], work[10:], chunk, work)
     return totals(work[:10].tolist())

@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 
 from .metrics_chunks import CHUNKS, LOOSE_TOLERANCE, STRICT_TOLERANCE, Totals, compare
+from .triton_launch import launch
 
 __all__ = ["add_floats", "add_integers", "compare_in_float64", "look", "totals"]
 
@@ -242,7 +243,7 @@ def _finish(  # type: ignore[no-untyped-def]
         add_integers(wholes_ptr + (row - 4) * programs, out_ptr + row, programs, BLOCK)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=["elements", "chunk"])  # type: ignore[untyped-decorator, unused-ignore]
 def _look(  # type: ignore[no-untyped-def]
     a_ptr,
     b_ptr,
@@ -268,7 +269,7 @@ def _look(  # type: ignore[no-untyped-def]
     peak_at = tl.sum(tl.zeros([32], dtype=tl.int64), 0) - 1
     ratio_at = peak_at
     for tile in range(begin, tl.minimum(begin + span, total)):
-        base = tl.load(chosen_ptr + tile // each) * chunk + (tile % each) * TILE
+        base = tl.multiple_of(tl.load(chosen_ptr + tile // each) * chunk + (tile % each) * TILE, VECTOR)
         left = tl.minimum(elements - base, TILE).to(tl.int32)
         x = tl.load(a_ptr + base + offset, mask=offset < left, other=0).to(tl.float64)
         y = tl.load(b_ptr + base + offset, mask=offset < left, other=0).to(tl.float64)
@@ -281,7 +282,7 @@ def _look(  # type: ignore[no-untyped-def]
     tl.store(wholes_ptr + programs + program, ratio_at)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=["programs"])  # type: ignore[untyped-decorator, unused-ignore]
 def _finish_look(reals_ptr, wholes_ptr, out_ptr, programs, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Program 0 finds the largest gap and its first position, 1 the largest ratio and its."""
     row = tl.program_id(0)
@@ -304,10 +305,9 @@ def look(
     reals = torch.empty((2, _LOOKS), dtype=torch.float64, device=a.device)
     wholes = torch.empty((2, _LOOKS), dtype=torch.int64, device=a.device)
     vector = 16 // a.element_size()
-    _look[(_LOOKS,)](
-        a, b, chosen, amount, reals, wholes, a.numel(), chunk, VECTOR=vector, num_warps=1, enable_fp_fusion=False
-    )
-    _finish_look[(2,)](reals, wholes, out, _LOOKS, BLOCK=_FINISH)
+    values = (a, b, chosen, amount, reals, wholes, a.numel(), chunk)
+    launch(_look, (_LOOKS,), values, (vector,), num_warps=1, enable_fp_fusion=False)
+    launch(_finish_look, (2,), (reals, wholes, out, _LOOKS), (_FINISH,))
 
 
 def compare_in_float64(a: torch.Tensor, b: torch.Tensor) -> Totals:

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 
 from .sketch import BLOCK, WIDTH, in_order, pack
-from .sketch_triton import DIRECT, ROW, line_up_kernel, sketch_kernel
+from .sketch_triton import ROW, line_up_kernel, sketch_kernel
+from .triton_launch import launch
 
-SLAB = 256
+SLAB = 128
 """Tensors on the device before their rows go to the host."""
 SCRATCH = 256 * 2**20
 """Bytes, at most, in which a tensor that is not contiguous is put in order, a piece at a time."""
@@ -24,8 +25,6 @@ Row: TypeAlias = tuple[tuple[float, ...], int, npt.NDArray[Any]]
 """Moments, non-finite elements and sketch of one tensor, as in `sketch.Fingerprint`."""
 KINDS = {torch.bfloat16: 1, torch.float16: 2}
 _HEIGHT, _LENGTH = 32, 128
-_COMPILED: dict[tuple[Any, ...], Any] = {}
-"""Compiled kernels by everything that Triton compiles for: finding them costs it more than a launch."""
 _MANY = 32
 _KEYS = slice(ROW - 3, ROW - 1)
 _LEAST = -(2**63)
@@ -110,25 +109,19 @@ class DeviceSketcher:
             back: Read from the end: what was written last may still be in the cache.
         """
         kind = self.kinds.get(tensor.dtype, 0)
-        start = tensor.data_ptr()
-        if kind in (1, 2) and (lo % 2 or start % 4):
+        if kind in (1, 2) and (lo % 2 or tensor.data_ptr() % 4):
             kind = 0  # halves are read in words of two
         if tensor.dtype == torch.bool:
             tensor = tensor.view(torch.uint8)
         blocks = (hi - 1) // BLOCK - lo // BLOCK + 1
         programs = min(self.cores * self.per_core[blocks > _MANY * self.cores], blocks)
-        grid = (WIDTH // self.sums, programs, 1)
-        values = (tensor, self.slab, row, lo, hi, int(back))
-        fixed = (kind, self.paired and kind in (1, 2), self.sums, self.wide)
-        key = (self.device, tensor.dtype, start % 16 == 0, lo >= 2**31, hi >= 2**31, self.warps, *fixed)
-        compiled = _COMPILED.get(key)
-        if compiled is not None:
-            compiled[grid](*values, *fixed, stream=self.stream)
-            return
-        names = ("KIND", "PAIRED", "SUMS", "WIDE")
-        compiled = sketch_kernel[grid](*values, **dict(zip(names, fixed, strict=True)), num_warps=self.warps)
-        if DIRECT and compiled is not None:
-            _COMPILED[key] = compiled
+        launch(
+            sketch_kernel,
+            (WIDTH // self.sums, programs),
+            (tensor, self.slab, row, lo, hi, int(back)),
+            (kind, self.paired and kind in (1, 2), self.sums, self.wide),
+            num_warps=self.warps,
+        )
 
     def _in_pieces(self, tensor: torch.Tensor, row: int) -> None:
         """Put a tensor in order in the scratch, as many elements at a time as it holds."""
@@ -141,6 +134,7 @@ class DeviceSketcher:
         target = self._room(min(tensor.nbytes, SCRATCH)).view(tensor.dtype)
         many = max(1, min(room // (n * c), 65535))
         height = min(n, room // c)
+        one = 1 if of_row == 1 else 2 if of_column == 1 else 0
         whole = BLOCK // math.gcd(BLOCK, c)
         if n > height >= whole:  # a block that is cut between two pieces is slow
             height -= height % whole
@@ -148,10 +142,8 @@ class DeviceSketcher:
             for y in range(0, n, height):
                 count, rows = min(many, planes - z), min(height, n - y)
                 grid = (-(-rows // _HEIGHT), -(-c // _LENGTH), count)
-                line_up_kernel[grid](
-                    tensor, target, z * plane + y * of_row, rows, c, plane, of_row, of_column,
-                    HEIGHT=_HEIGHT, LENGTH=_LENGTH, num_warps=4,
-                )  # fmt: skip
+                values = (tensor, target, z * plane + y * of_row, rows, c, plane, of_row, of_column)
+                launch(line_up_kernel, grid, values, (one, _HEIGHT, _LENGTH), num_warps=4)
                 lo = (z * n + y) * c
                 self._launch(target, row, lo, lo + count * rows * c, back=False)
 

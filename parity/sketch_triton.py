@@ -22,8 +22,6 @@ _TURN = tl.constexpr(plan.SALT_TURN)
 _GOLDEN = tl.constexpr(plan.GOLDEN)
 _SHIFT = tl.constexpr(plan.TURN_SHIFT)
 
-DIRECT = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
-"""Whether a compiled kernel takes all arguments of the source, constants too."""
 ROW = plan.WIDTH + 8
 """float64 numbers a tensor: the sums, four moments, non-finite elements, keys of -min and max, one spare."""
 _LARGE, _SMALL = tl.constexpr(1e12), tl.constexpr(1e-10)
@@ -335,17 +333,24 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
             _wide(ptr, out, lo, hi, part + first + tl.arange(0, WIDE), head, tail, inner, whole, count, back)
 
 
-@triton.jit(do_not_specialize=["offset", "plane", "n", "c"])  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=["offset", "n", "c", "plane", "of_row", "of_column"])  # type: ignore[untyped-decorator, unused-ignore]
 def line_up_kernel(  # type: ignore[no-untyped-def]
-    source, target, offset, n, c, plane, of_row, of_column, HEIGHT: tl.constexpr, LENGTH: tl.constexpr
+    source, target, offset, n, c, plane, of_row, of_column,
+    ONE: tl.constexpr, HEIGHT: tl.constexpr, LENGTH: tl.constexpr,
 ):  # fmt: skip
     """Copy planes of ``n`` rows and ``c`` columns to row-major order; the grid is rows, columns, planes.
 
     It begins with the last rows: what was written last may still be in the cache.
+
+    ONE: Which step in the source is 1: 1 from row to row, 2 from column to column, 0 none.
     """
     rows = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64) * HEIGHT + tl.arange(0, HEIGHT)[:, None]
     columns = tl.program_id(1).to(tl.int64) * LENGTH + tl.arange(0, LENGTH)[None, :]
     z = tl.program_id(2).to(tl.int64)
     here = (rows < n) & (columns < c)
+    if ONE == 1:
+        of_row = 1
+    if ONE == 2:
+        of_column = 1
     x = tl.load(source + offset + z * plane + rows * of_row + columns * of_column, mask=here)
     tl.store(target + (z * n + rows) * c + columns, x, mask=here)

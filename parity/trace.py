@@ -482,15 +482,16 @@ def tracing(model: torch.nn.Module, *, sketches: bool = True) -> Iterator[Trace]
         handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
         trace.modules[name] = locate(module)
 
-    for name, module in model.named_modules():
-        watch(name, module)
-    try:
-        with _young_only(), _Functions(recorder):
-            yield trace
-    finally:
-        for handle in handles:
-            handle.remove()
-        recorder.finish()
+    with _young_only():
+        for name, module in model.named_modules():
+            watch(name, module)
+        try:
+            with _Functions(recorder):
+                yield trace
+        finally:
+            for handle in handles:
+                handle.remove()
+            recorder.finish()
 
 
 @contextmanager
