@@ -14,6 +14,9 @@
 
 PYTHON ?= python3.11
 WORKERS ?= 2
+# FastVideo's environment is installed without bytecode; the first import writes what is needed of it. Where that is
+# forbidden every process compiles torch and diffusers anew, 9 s each.
+unexport PYTHONDONTWRITEBYTECODE
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:

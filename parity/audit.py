@@ -71,15 +71,19 @@ def imported_files(root: Path) -> dict[str, str]:
     """
     root = root.resolve()
     found = watched.executed_below(root)
+    folders: dict[str, str] = {}
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
         if not file or not str(file).endswith(_CODE):
             continue
-        for path in (Path(file).absolute(), Path(file).resolve()):  # a link counts by its own name
-            if path.is_relative_to(root) and not _in_environment(path, root) and path.is_file():
-                name = path.relative_to(root).as_posix()
-                if name not in found:
-                    found[name] = sha256(path)
+        for name in (str(Path(file).absolute()), _real(str(file), folders)):  # a link counts by its own name
+            if not name.startswith(f"{root}{os.sep}"):
+                continue
+            path = Path(name)
+            if not _in_environment(path, root) and path.is_file():
+                below = path.relative_to(root).as_posix()
+                if below not in found:
+                    found[below] = sha256(path)
                 break
     return dict(sorted(found.items()))
 
@@ -113,9 +117,19 @@ def _in_environment(path: Path, root: Path) -> bool:
 
 def all_sources() -> list[str]:
     """Every Python source file that this process has imported, and the data that it read, as absolute paths."""
+    folders: dict[str, str] = {}
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    sources = {str(Path(file).resolve()) for file in files if file and str(file).endswith(".py")}
+    sources = {_real(str(file), folders) for file in files if file and str(file).endswith(".py")}
     return sorted(sources | set(watched.opened()))
+
+
+def _real(file: str, folders: dict[str, str]) -> str:
+    """``file`` with links followed; ``folders`` keeps those of the folders, which thousands of modules share."""
+    folder, name = os.path.split(file)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    path = Path(folders[folder], name)
+    return os.path.realpath(path) if path.is_symlink() else str(path)
 
 
 def stands_on(official: dict[str, Any], port: dict[str, Any], spec: dict[str, Any] | None = None) -> dict[str, str]:

@@ -35,7 +35,9 @@ class Sources:
     """What was compiled and read below some folders, with the bytes' SHA-256 at that moment.
 
     A file that is hashed after it ran may be another one by then, and bytecode beside it may be of another source.
-    So modules below the folders are compiled from the bytes that are hashed, and their bytecode is not looked at.
+    So modules below the folders are compiled from the bytes that are hashed, and their bytecode is neither looked at
+    nor written. That of other modules is written even where the environment forbids it to keep the worktree clean: in
+    an environment installed without bytecode each process would compile torch and diffusers anew (7 s of 12).
 
     Attributes:
         compiled: Path of each module -> SHA-256 of what was compiled first. A link below the folders counts by its own
@@ -85,6 +87,7 @@ class Sources:
             return compile_(this, data, path, **options)
 
         loader.path_stats, loader.source_to_code = path_stats, source_to_code
+        sys.dont_write_bytecode = False
         sys.addaudithook(self._audit)
 
     def covers(self, path: str) -> bool:

@@ -130,6 +130,11 @@ def _is_attention(name: str, namespace: str) -> bool:
 class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Else torch's base class imports torch._dynamo at the first operation: 2 s in each process of a side."""
+        return False
+
     def __init__(self, watcher: _Watcher) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.watcher = watcher

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +58,24 @@ def dtypes(seen: Observation, role: str, module: str = "part") -> set[str]:
 
 def audit(port: Observation, official: Observation) -> tuple[list[dict[str, str]], list[Finding]]:
     return audit_dtypes(Trace(), Trace(), port, official, PAIRS, "bfloat16")
+
+
+def test_observing_does_not_load_the_compiler() -> None:
+    """torch's base class imports torch._dynamo at the first operation unless it is told not to: 2 s in each process."""
+    code = (
+        "import sys, torch\nfrom fastvideo_port.parity.observe import observing\nmodel = torch.nn.Linear(2, 2)\n"
+        "with observing(model, 'cpu') as seen: model(torch.ones(2))\n"
+        "assert seen.final == ['', 'float32'] and 'torch._dynamo' not in sys.modules, seen"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_compiled_function_is_observed_as_if_it_were_not_compiled() -> None:
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x.float(), x.shape[-1:]).to(x.dtype)
+
+    compiled = observe(torch.compile(norm, backend="eager"))
+    assert vars(compiled) == vars(observe(norm)) and dtypes(compiled, "norm") == {"float32"}
 
 
 def rms(x: torch.Tensor) -> torch.Tensor:

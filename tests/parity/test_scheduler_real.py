@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,16 @@ REWRITES = (
 
 @pytest.fixture(scope="module")
 def found(
-    fastvideo_template: Path, fastvideo_python: Path, tmp_path_factory: pytest.TempPathFactory
+    fastvideo_template: Path, fastvideo_python: Path, made_once: Callable[[str, Callable[[Path], object]], Path]
 ) -> dict[str, dict[str, Any]]:
     """What the job said of each; one process, so that FastVideo is imported once."""
-    out = tmp_path_factory.mktemp("schedulers") / "found.json"
-    command = [str(fastvideo_python), "-W", "ignore", str(SCRIPT), str(fastvideo_template), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    value: dict[str, dict[str, Any]] = json.loads(out.read_text())
+
+    def make(out: Path) -> None:
+        command = [str(fastvideo_python), "-W", "ignore", str(SCRIPT), str(fastvideo_template), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    value: dict[str, dict[str, Any]] = json.loads(made_once("schedulers.json", make).read_text())
     return value
 
 

@@ -80,6 +80,20 @@ def test_bytecode_of_another_source_is_never_run(root: Path) -> None:
     assert executed["fastvideo/dit.py"] == digest(honest)
 
 
+def test_libraries_keep_their_bytecode_and_the_worktree_stays_clean(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run forbids bytecode for the worktree's sake; without that of torch each process compiles it anew."""
+    library = tmp_path / "site-packages"
+    library.mkdir()
+    (library / "heavy.py").write_text("X = 1\n")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    told(root, f"sys.path.append({str(library)!r})\nimport heavy, fastvideo.dit")
+    assert list(library.glob("__pycache__/heavy.*.pyc"))
+    assert not list(root.rglob("__pycache__"))
+
+
 @pytest.mark.parametrize(
     "how",
     [
