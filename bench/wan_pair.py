@@ -15,6 +15,7 @@ from fastvideo_port.parity.children import Child
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = "fastvideo/models/dits/wanvideo.py"
+_480P = '\nCASES["480p"] = {"batch": 1, "frames": 21, "height": 60, "width": 104, "text": 512}\n'
 
 _BUILD = """
 import json, sys, torch
@@ -71,7 +72,7 @@ class WanPair:
         self.worktree = folder / "worktree"
         shutil.copytree(fastvideo / "fastvideo", self.worktree / "fastvideo")
         self.adapter = self.worktree / "parity_transformer.py"
-        shutil.copyfile(ROOT / "prompts" / "adapters" / "wan_dit.py", self.adapter)
+        self.adapter.write_text((ROOT / "prompts" / "adapters" / "wan_dit.py").read_text() + _480P)
         self._runs = 0
 
     def write_weights(self, geometry: Geometry) -> None:
