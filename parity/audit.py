@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -15,6 +13,7 @@ from typing import Any
 import torch
 
 from . import watched
+from .facts import gpu_facts, sha256
 
 FOREIGN = ("diffusers", "transformers")
 ALLOWED = ("transformers.activations",)
@@ -52,15 +51,6 @@ def foreign_code(model: torch.nn.Module, official_repo: Path | None) -> list[str
             if is_model and _is_foreign(home, official_repo) and not _is_foreign(origin, official_repo):
                 found[f"{origin} imports the model class {home}.{key}"] = None
     return list(found)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    state = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()
 
 
 def imported_files(root: Path) -> dict[str, str]:
@@ -172,15 +162,6 @@ def environment(device: torch.device) -> dict[str, str]:
         facts["cpu"] = platform.machine()
         facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     return facts
-
-
-def gpu_facts(query: str = "name,driver_version") -> str:
-    """What ``nvidia-smi`` says of the GPUs, one line each; "unknown" without it. Does not touch CUDA."""
-    try:
-        command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 def flags() -> dict[str, Any]:

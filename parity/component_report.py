@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from .attention import compare_backends, first
-from .audit import sha256, stands_on
+from .audit import stands_on
 from .blame import Culprit, find_culprit
 from .boundaries import GROSS, Boundary, Comparison
 from .dtypes import Regions, audit_dtypes
+from .facts import sha256
 from .healing import Excuse, find_excuse
 from .honesty import PARTIAL, compared_share, judge_conduct, judge_files, judge_outputs, judge_weights, moved
 from .job import Job

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from .audit import gpu_facts, sha256
 from .errors import ParityError
+from .facts import gpu_facts, sha256
 from .frame_checks import SideStatistics
 from .frames import FrameFacts, open_frames
 from .job import Job

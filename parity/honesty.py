@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from .audit import ALLOWED, FOREIGN, sha256
+from .audit import ALLOWED, FOREIGN
+from .facts import sha256
 from .mapping_job import DERIVED
 from .metrics import distance
 from .outputs import read_outputs

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .component_job import component_parity
 from .job import Job
 from .ladder import ladder
-from .other_causes import backend_culprit
-from .trace import Trace
+
+if TYPE_CHECKING:
+    from .trace import Trace
 
 _ALIGNED = "aligned"
 
@@ -34,6 +35,8 @@ def locate(spec: dict[str, Any], job: Job) -> dict[str, Any]:
             Job(_folder(job)),
         )["verdict"]
     if aligned == "pass":
+        from .other_causes import backend_culprit  # with torch, which the job leaves to the time when the sides run
+
         culprit = backend_culprit(value, _port_trace(job)).to_json()
         value = {**value, "culprit": culprit, "culprits": [culprit], "confirmed": True}
     return {**value, "aligned": aligned, "ladder": ladder(value, aligned)}
@@ -47,5 +50,7 @@ def _folder(job: Job) -> Path:
 
 def _port_trace(job: Job) -> Trace:
     """The port's trace of the first input: for the code of its modules."""
+    from .trace import Trace
+
     first = min((job.run_dir / "port").glob("*.float32.npy"))
     return Trace.load(first.with_suffix(".trace"))

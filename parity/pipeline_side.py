@@ -20,10 +20,10 @@ from .audit import (
     foreign_code,
     imported_files,
     reset_flags,
-    sha256,
 )
 from .context import Context
 from .errors import ParityError
+from .facts import sha256
 from .handover import announce, await_file
 from .job import Job
 from .leaves import leaves

@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .audit import gpu_facts, sha256
+from .facts import gpu_facts, sha256
 
 _PORT_HALF = ("load_port", "call_port", "param_mapping", "MODULE_MAP", "UNUSED", "unused")
 _KEPT = 16

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from .audit import adapter_digest, sha256, stands_on
+from .audit import adapter_digest, stands_on
 from .children import Child, wait_for
+from .facts import sha256
 from .job import Job
 from .scheduler_judge import conclude, judge_walks
 from .scheduler_steps import changes_to_try, simplifications

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .adapter import load_adapter
-from .audit import FOREIGN, data_read, environment, imported_files, reset_flags, sha256
+from .audit import FOREIGN, data_read, environment, imported_files, reset_flags
 from .errors import ParityError
+from .facts import sha256
 from .job import Job
 from .patches import apply_patches
 from .scheduler_drive import Driver, Walk, add_noise

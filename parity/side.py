@@ -28,11 +28,11 @@ from .audit import (
     foreign_code,
     imported_files,
     reset_flags,
-    sha256,
 )
 from .conduct import Conduct
 from .context import Context
 from .errors import ParityError
+from .facts import sha256
 from .handover import announce, await_file
 from .healing import Excuse, capturing, healing
 from .job import Job

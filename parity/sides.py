@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import reference_cache
 from .children import Child, wait_for
 from .errors import ParityError
-from .healing import Excuse
 from .job import Job
+
+if TYPE_CHECKING:
+    from .healing import Excuse
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,21 @@ class Sides:
     reused: bool
 
 
-def run_sides(spec: dict[str, Any], job: Job, steps: int, side_job: str = "side") -> Sides:
-    """Run the port, and the official side unless the cache has it; ``side_job`` is the job of their processes.
+def run_sides(
+    spec: dict[str, Any],
+    job: Job,
+    steps: int,
+    side_job: str = "side",
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Sides:
+    """Run the port, and the official side unless the cache has it.
+
+    Args:
+        spec: As for component parity.
+        job: Of the run.
+        steps: Of its progress.
+        side_job: The job of the two processes.
+        meanwhile: Called once as soon as they have started.
 
     Raises:
         ParityError: A side failed; if both did, the one that failed by itself speaks.
@@ -46,10 +62,10 @@ def run_sides(spec: dict[str, Any], job: Job, steps: int, side_job: str = "side"
         shutil.copytree(entry / "shared", shared)
         shutil.copytree(entry / "official", job.run_dir / "official")
         official = json.loads((entry / "value.json").read_bytes())
-        port = _run(spec, job, steps, ["port"], side_job=side_job)[0]
+        port = _run(spec, job, steps, ["port"], side_job=side_job, meanwhile=meanwhile)[0]
         return Sides(official, port, reference_cache.digest(entry), reused=True)
     shared.mkdir(exist_ok=True)
-    official, port = _run(spec, job, steps, ["official", "port"], side_job=side_job)
+    official, port = _run(spec, job, steps, ["official", "port"], side_job=side_job, meanwhile=meanwhile)
     digest = ""
     if cache is not None:
         official["sources"] = [path for path in official["sources"] if path != str(Path(spec["adapter"]).resolve())]
@@ -70,7 +86,13 @@ def run_again(spec: dict[str, Any], job: Job, steps: int, excuses: list[Excuse])
 
 
 def _run(
-    spec: dict[str, Any], job: Job, steps: int, names: list[str], out: str | None = None, side_job: str = "side"
+    spec: dict[str, Any],
+    job: Job,
+    steps: int,
+    names: list[str],
+    out: str | None = None,
+    side_job: str = "side",
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     children = [_start(spec, job, name, out or name, side_job) for name in names]
     begun = time.monotonic()
@@ -80,6 +102,7 @@ def _run(
         waiting = [name for name in names if name not in ended]
         job.progress(1 + len(ended), steps, f"{' and '.join(waiting)} running ({time.monotonic() - begun:.0f} s)")
 
+    meanwhile()
     wait_for(children, tick)
     # A side that was stopped because the other failed has nothing to say; the one that failed speaks.
     values, failures = [], []

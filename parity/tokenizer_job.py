@@ -7,8 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .audit import sha256, stands_on
+from .audit import stands_on
 from .children import Child, wait_for
+from .facts import sha256
 from .job import Job
 from .scheduler_causes import Cause
 from .tokenizer_causes import form_cause, text_cause

@@ -14,7 +14,7 @@ from .expectations import Unexpected, expect, expect_closed_by, expect_open, exp
 from .mistakes import ELSEWHERE, EPSILON, GUIDANCE, SCALE_SHIFT, Mistake
 from .show import Show
 
-PATCHES = ["cpu-attention", "cpu-device", "cpu-autocast", "denoising-dtype"]
+PATCHES = ("cpu-attention", "cpu-device", "cpu-autocast", "denoising-dtype")
 DIT = "transformer"
 WITH_WEIGHTS = (DIT, "vae", "text_encoder")
 COMPONENTS = [
@@ -59,13 +59,17 @@ class Stage:
         folder: Everything that this run makes.
         fastvideo_python: FastVideo's interpreter.
         repository: The FastVideo repository made from the wheel.
-        checkpoint: The small official checkpoint.
+        checkpoint: The official checkpoint.
+        patches: Environment patches of the port; a GPU needs only the last of the default's.
+        device: Where the official pipeline makes its video.
     """
 
     folder: Path
     fastvideo_python: Path
     repository: Path
     checkpoint: Path
+    patches: tuple[str, ...] = PATCHES
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ async def begin(agent: Agent, stage: Stage, show: Show) -> Player:
         model_name=port_files.MODEL_NAME,
         fastvideo_repo=str(stage.repository),
         python=str(stage.fastvideo_python),
-        environment_patches=PATCHES,
+        environment_patches=list(stage.patches),
         goal="Wan's text to video in FastVideo, numerically equal to diffusers'",
     )
     player = Player(agent, show, stage, str(made["port_id"]), Path(made["worktree"]))
@@ -223,7 +227,7 @@ async def videos(player: Player) -> None:
 def _official_video(stage: Stage, target: Path) -> None:
     script = Path(__file__).with_name("written") / "official_video.py"
     done = subprocess.run(
-        [str(stage.fastvideo_python), str(script), str(stage.checkpoint), str(target)],
+        [str(stage.fastvideo_python), str(script), str(stage.checkpoint), str(target), stage.device],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

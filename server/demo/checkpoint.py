@@ -1,11 +1,11 @@
 """Write a small official Wan checkpoint in Diffusers layout. Runs in FastVideo's interpreter, as a script.
 
-    python checkpoint.py FOLDER [SEED]
+    python checkpoint.py FOLDER [SEED] [GEOMETRY]
 
 ``FOLDER`` gets what the published text-to-video checkpoints hold: ``model_index.json``, ``transformer`` (three
 safetensors shards), ``vae``, ``text_encoder``, ``tokenizer`` and ``scheduler``. The weights are not what a fresh model
 holds: norms are not ones, biases not zeros, modulation tables are filled, and attention is far from uniform. Otherwise
-half of the mistakes that a port can contain would not show.
+half of the mistakes that a port can contain would not show. ``GEOMETRY`` is JSON of a `Geometry`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,8 +67,17 @@ WORDS = (
     *("a", "red", "fox", "runs", "over", "the", "snow", "two", "birds", "fly", "slow", "camera"),
     *("blurred", "low", "quality", "static"),
 )
-_SHARD = "800KB"
 _TABLES = ("shared.weight", "relative_attention_bias.weight")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Arguments of the three classes, and the largest shard of the transformer."""
+
+    transformer: dict[str, Any] = field(default_factory=lambda: dict(TRANSFORMER))
+    vae: dict[str, Any] = field(default_factory=lambda: dict(VAE))
+    text_encoder: dict[str, Any] = field(default_factory=lambda: dict(TEXT_ENCODER))
+    shard: str = "800KB"
 
 
 def fill(model: nn.Module, seed: int) -> None:
@@ -103,21 +114,22 @@ def _spread(name: str, parameter: torch.Tensor) -> float:
     return gain / math.sqrt(math.prod(parameter.shape[1:]))
 
 
-def write_checkpoint(folder: Path, seed: int = 0) -> Path:
-    """Write the checkpoint into ``folder`` (made if absent) and return it."""
+def write_checkpoint(folder: Path, seed: int = 0, geometry: Geometry | None = None) -> Path:
+    """Write the checkpoint into ``folder`` (made if absent) and return it; without ``geometry`` the small one."""
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel
 
-    transformer = WanTransformer3DModel(**TRANSFORMER)
+    sizes = geometry or Geometry()
+    transformer = WanTransformer3DModel(**sizes.transformer)
     fill(transformer, seed)
-    transformer.save_pretrained(folder / "transformer", max_shard_size=_SHARD)
-    vae = AutoencoderKLWan(**VAE)
+    transformer.save_pretrained(folder / "transformer", max_shard_size=sizes.shard)
+    vae = AutoencoderKLWan(**sizes.vae)
     fill(vae, seed + 1)
     with torch.no_grad():  # a small last layer, so that the clamp behind it hides nothing
         vae.decoder.conv_out.weight.mul_(0.2)
         vae.decoder.conv_out.bias.mul_(0.5)
     vae.save_pretrained(folder / "vae")
-    encoder = UMT5EncoderModel(UMT5Config(**TEXT_ENCODER))
+    encoder = UMT5EncoderModel(UMT5Config(**sizes.text_encoder))
     fill(encoder, seed + 2)
     encoder.save_pretrained(folder / "text_encoder")
     _write_tokenizer(folder / "tokenizer")
@@ -154,5 +166,12 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
+def main(arguments: list[str]) -> None:
+    """See the module."""
+    seed = int(arguments[1]) if len(arguments) > 1 else 0
+    geometry = Geometry(**json.loads(arguments[2])) if len(arguments) > 2 else None
+    write_checkpoint(Path(arguments[0]), seed, geometry)
+
+
 if __name__ == "__main__":
-    write_checkpoint(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    main(sys.argv[1:])

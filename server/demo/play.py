@@ -81,10 +81,10 @@ def prepare(options: argparse.Namespace, show: Show) -> Stage:
     python = options.fastvideo_python.absolute()
     show.headline("What this machine has")
     found = probe_fastvideo_environment(python)
-    folder = _fresh_folder(root / "runs", keep=options.keep)
+    folder = fresh_folder(root / "runs", keep=options.keep)
     began = time.monotonic()
     commit = make_fastvideo_repository(options.wheel or root / "wheels" / WHEEL_NAME, folder / "FastVideo")
-    _write_checkpoint(python, folder / "official checkpoint")
+    write_checkpoint(python, folder / "official checkpoint")
     facts = {
         "FastVideo": f"0.2.1, the published wheel as a git repository, commit {commit[:12]}",
         "its interpreter": ", ".join(
@@ -112,7 +112,7 @@ async def _play(stage: Stage, show: Show) -> Exception | None:
     return None
 
 
-def _fresh_folder(runs: Path, *, keep: bool) -> Path:
+def fresh_folder(runs: Path, *, keep: bool) -> Path:
     """A new folder below ``runs``, and ``latest`` pointing to it; earlier ones are removed unless ``keep``."""
     runs.mkdir(parents=True, exist_ok=True)
     try:
@@ -133,14 +133,19 @@ def _fresh_folder(runs: Path, *, keep: bool) -> Path:
     return folder
 
 
-def _write_checkpoint(python: Path, folder: Path) -> None:
+def write_checkpoint(python: Path, folder: Path, geometry: str = "") -> None:
+    """Have FastVideo's interpreter write the official checkpoint; ``geometry`` as `checkpoint.py` takes it.
+
+    Raises:
+        PortError: It could not be written.
+    """
     script = Path(__file__).with_name("checkpoint.py")
-    done = subprocess.run(
-        [str(python), str(script), str(folder)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    more = ["0", geometry] if geometry else []
+    command = [str(python), str(script), str(folder), *more]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise PortError(
-            "The small official checkpoint could not be written.",
+            "The official checkpoint could not be written.",
             seen=done.stderr.strip()[-600:],
             fix="Run `make setup`, and check that the disk has room.",
         )

@@ -1,6 +1,6 @@
 """The official video: diffusers' WanPipeline on the same weights, prompt, noise and guidance as the example.
 
-python official_video.py CHECKPOINT OUTPUT.mp4
+python official_video.py CHECKPOINT OUTPUT.mp4 [DEVICE]
 
 As its users are advised: transformer and text encoder in bfloat16, the VAE in float32, its own scheduler. The noise is
 the same because both pipelines draw it from torch's CPU generator of the same seed.
@@ -19,6 +19,7 @@ def main() -> None:
     checkpoint, output = sys.argv[1], Path(sys.argv[2])
     vae = AutoencoderKLWan.from_pretrained(checkpoint, subfolder="vae", torch_dtype=torch.float32)
     pipeline = WanPipeline.from_pretrained(checkpoint, vae=vae, torch_dtype=torch.bfloat16)
+    pipeline.to(sys.argv[3] if len(sys.argv) > 3 else "cpu")
     pipeline.set_progress_bar_config(disable=True)
     video = pipeline(
         prompt="a red fox runs over the snow",

@@ -63,3 +63,11 @@ def test_the_same_seed_gives_the_same_bytes(wan_checkpoint: Path, fastvideo_pyth
             for path in wan_checkpoint.glob("*/*.safetensors")
         ]
         assert all(first == second for first, second in pairs) is same
+
+
+def test_another_geometry_can_be_asked_for(fastvideo_python: Path, tmp_path: Path) -> None:
+    sizes = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16, "ffn_dim": 32, "text_dim": 48}
+    command = [str(fastvideo_python), str(ROOT / "server" / "demo" / "checkpoint.py"), str(tmp_path), "0"]
+    subprocess.run([*command, json.dumps({"transformer": sizes})], check=True, capture_output=True)
+    written = json.loads((tmp_path / "transformer" / "config.json").read_text())
+    assert {name: written[name] for name in sizes} == sizes

@@ -22,17 +22,17 @@ def test_without_fastvideos_environment_the_demo_says_how_to_make_it(
 
 
 def test_earlier_runs_go_unless_they_are_kept(tmp_path: Path) -> None:
-    first = play._fresh_folder(tmp_path, keep=False)
-    second = play._fresh_folder(tmp_path, keep=True)
+    first = play.fresh_folder(tmp_path, keep=False)
+    second = play.fresh_folder(tmp_path, keep=True)
     assert first.is_dir() and second.is_dir()
-    third = play._fresh_folder(tmp_path, keep=False)
+    third = play.fresh_folder(tmp_path, keep=False)
     assert not first.exists() and not second.exists()
     assert (tmp_path / "latest").resolve() == third.resolve()
 
 
 def test_two_demos_do_not_start_in_one_folder_at_once(tmp_path: Path) -> None:
     with FileLock(tmp_path / ".lock"), pytest.raises(play.PortError, match="Another demo"):
-        play._fresh_folder(tmp_path, keep=False)
+        play.fresh_folder(tmp_path, keep=False)
 
 
 def test_the_transcript_holds_every_step_with_its_result(tmp_path: Path) -> None:

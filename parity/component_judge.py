@@ -1,0 +1,93 @@
+"""The verdict on a component from what its two sides left, and where the port is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .blame import Culprit, weights_culprit
+from .component_report import Report
+from .curve import curve
+from .diagnose import diagnose, partners
+from .errors import ParityError
+from .healing import Excuse
+from .job import Job
+from .other_causes import dtype_culprit
+from .returned import returned_instead
+from .sides import Sides, run_again
+from .uncalled import never_called
+
+_MOST_EXCUSES = 4
+
+
+def judge_sides(spec: dict[str, Any], job: Job, sides: Sides, steps: int) -> dict[str, Any]:
+    """The verdict; while the port only rounds otherwise than the official code does, look past that place and again."""
+    excuses: list[Excuse] = []
+    report = Report(spec, job, sides.official, sides.port)
+    value = report.build()
+    while value["verdict"] in ("fail", "investigate") and report.excuse is not None and len(excuses) < _MOST_EXCUSES:
+        excuses.append(report.excuse)
+        job.progress(steps - 1, steps, f"looking past the float32 rounding at {excuses[-1].port}")
+        healed = run_again(spec, job, steps, excuses)
+        report = Report(spec, job, sides.official, sides.port, excuses, healed)
+        value = report.build()
+    return {**value, "curve": _curve(report, value), **_taken_apart(spec, job, report, value, steps)}
+
+
+def _curve(report: Report, value: dict[str, Any]) -> dict[str, Any]:
+    """Errors along the forward of the input that fails with the fewest numbers, or of the first."""
+    item = report.simplest_failing(value["cases"]) or report.items[0]
+    return {"case": item.case, "seed": item.seed, "rows": curve(report.compared.get(item.key, []))}
+
+
+def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Where the port is wrong: the weights if they are, else what experiments with official tensors confirm."""
+    found: dict[str, Any] = {"culprits": [value["culprit"]] if value["culprit"] else [], "confirmed": False}
+    found.update(trials=[], notes=[])
+    if value["verdict"] not in ("fail", "investigate"):
+        return {**found, "culprit": None, "culprits": []}
+    weights = weights_culprit(report.proof, report.port_trace())
+    if weights is not None:
+        return {**found, **_only(weights)}
+    item = report.simplest_failing(value["cases"])
+    if item is None or not spec.get("diagnose", True) or not report.pairs:
+        narrower = dtype_culprit(value, report.port_trace()) if not found["culprits"] else None
+        return {**found, **_only(narrower)} if narrower else found
+    port, (mine, theirs) = report.trace("port", item, "float32"), report.float32_outputs(item)
+    other = returned_instead(port, report.pairs, mine, theirs)
+    if other is not None:
+        return {**found, **_only(other)}
+    job.progress(steps - 1, steps, "forcing official tensors upon the port")
+    partner = partners(report.pairs, report.mispaired)
+    excused = {(excuse.port, excuse.where) for excuse in report.excuses}
+    try:
+        diagnosis = diagnose(
+            spec,
+            job,
+            item,
+            report.pairs,
+            report.links,
+            partner,
+            excused,
+            lambda outputs: report.worst_ratio(item, outputs),
+            with_trials=bool(spec.get("trials")),
+        )
+    except ParityError as error:
+        return {**found, "notes": [f"The port could not be taken apart: {error.what} {error.seen}"[:600]]}
+    if diagnosis.culprits and (diagnosis.confirmed or not found["culprits"]):
+        found["culprits"] = [culprit.to_json() for culprit in diagnosis.culprits]
+    if not diagnosis.confirmed:
+        uncalled = never_called(port, report.trace("official", item, "float32"), report.pairs)
+        if uncalled is not None:
+            found.update(_only(uncalled))
+    return {
+        **found,
+        "culprit": found["culprits"][0] if found["culprits"] else None,
+        "confirmed": diagnosis.confirmed,
+        "trials": diagnosis.trials,
+        "notes": diagnosis.notes,
+    }
+
+
+def _only(culprit: Culprit) -> dict[str, Any]:
+    row = culprit.to_json()
+    return {"culprit": row, "culprits": [row]}
