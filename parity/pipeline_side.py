@@ -268,9 +268,8 @@ def run_port(runner: PipelineRunner) -> dict[str, Any]:
     await_file(runner.shared / "decoys.ready", "the official pipeline")
     for item in runner.items:
         runner.trace(pipeline, item, torch.float32, FORCED, runner.decoys(item))
-    item = runner.whole()
-    if item is not None:
-        _self_test(runner, pipeline, item)
+    if (whole := runner.whole()) is not None:
+        _self_test(runner, pipeline, whole)
     repo = runner.spec.get("official_repo")
     foreign = foreign_code(runner.parts.models, Path(repo) if repo else None)
     runner.look_at_parts(torch.float32)
