@@ -15,7 +15,7 @@ from .honesty import IMPRECISE, judge_conduct, judge_files
 from .job import Job
 from .metrics import distance
 from .pipeline_judge import Row, check_places, largest, latents_after, rows_of, stage_rows, step_rows
-from .pipeline_record import Place
+from .pipeline_record import STAGES, Place
 from .pipeline_side import CONTROL, FORCED, FREE, REFERENCE, SELF_TESTS, read_places
 from .side import Item, items
 from .sides import Sides, run_sides
@@ -56,9 +56,14 @@ class _Report:
         self.sides = sides
         self.official, self.port = sides.official, sides.port
         self.items = items(self.official["cases"], spec["seeds"])
+        self.whole = [item for item in self.items if self.goes_through(item) == STAGES]
         self.narrow = [name for name in spec["dtypes"] if name != "float32"]
         self.findings: list[Finding] = []
         self.stages: dict[str, dict[str, Any]] = {}
+
+    def goes_through(self, item: Item) -> tuple[str, ...]:
+        """The stages of an input's case."""
+        return tuple(self.official["stages"][item.case])
 
     def build(self) -> dict[str, Any]:
         self.honesty()
@@ -130,16 +135,19 @@ class _Report:
         return read_places(self.root / side / f"{item.key}.{tag}.safetensors")
 
     def judged(self, item: Item, how: str, dtype: str = "float32") -> list[Row]:
-        """The port's run against the official one and the reference."""
+        """The port's run against the official one and the reference; forced, as far as it took what was injected."""
         tag = how if dtype == "float32" else f"{dtype}.{how}"
-        truth = self.read("official", item, f"{REFERENCE}.{how}")
-        return rows_of(self.read("port", item, tag), self.read("official", item, tag), truth)
+        port = self.read("port", item, tag)
+        rows = rows_of(port, self.read("official", item, tag), self.read("official", item, f"{REFERENCE}.{how}"))
+        own = self.port["remembered"][f"{item.key}.{tag}"]["own"]
+        ends = [n for n, row in enumerate(rows) if str(row.place) in own or (how == FORCED and row.place not in port)]
+        return rows[: ends[-1] + 1] if ends else rows
 
     def case(self, item: Item) -> dict[str, Any]:
         """Verdict on one input."""
         where = f"case {item.case!r}, seed {item.seed}"
         official, port = self.read("official", item, FREE), self.read("port", item, FREE)
-        check_places(port, official, where, self.say)
+        check_places(port, official, self.goes_through(item), where, self.say)
         self.sound(item, where)
         free, forced = self.judged(item, FREE), self.judged(item, FORCED)
         narrow_free = {dtype: self.judged(item, FREE, dtype) for dtype in self.narrow}
@@ -149,9 +157,10 @@ class _Report:
         self.precision(narrow_free, narrow_forced, where)
         steps = step_rows(free, narrow_free)
         decoded = largest([row for row in free if row.place.stage == "decode"])
-        if not steps or decoded is None or not stages:
+        judged = bool(stages) and (item not in self.whole or (bool(steps) and decoded is not None))
+        if not judged:
             if not any(finding.verdict == "fail" for finding in self.findings):
-                self.say("nothing-compared", "inconclusive", f"No step or no video was compared ({where}).")
+                self.say("nothing-compared", "inconclusive", f"No stage, step or video was compared ({where}).")
             verdict: Verdict = "inconclusive"
         else:
             verdict = worst([*(row.verdict for row in free), *(row["verdict"] for row in stages)])
@@ -250,7 +259,11 @@ class _Report:
 
     def self_test(self) -> dict[str, Any]:
         """Perturbing the port's initial latents, or its weights, must turn the verdict red."""
-        item = self.items[0]
+        if not self.whole:
+            message = "No case goes through all stages: leave 'stages' out of one of CASES."
+            self.say("no-whole-case", "inconclusive", message)
+            return {"passed": False, "trials": []}
+        item = self.whole[0]
         official = {how: self.read("official", item, how) for how in (FREE, FORCED)}
         truth = {how: self.read("official", item, f"{REFERENCE}.{how}") for how in (FREE, FORCED)}
         trials = []

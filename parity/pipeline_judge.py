@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from .metrics import distance
-from .pipeline_record import STAGES, Place
+from .pipeline_record import Place
 from .tables import first_difference
 from .verdict import OUTPUT_FAIL, OUTPUT_PASS, PRECISION_LIMIT, Verdict, judge, ratio, worst
 
@@ -44,17 +44,23 @@ class Row:
 
 
 def rows_of(port: Tensors, official: Tensors, truth: Tensors) -> list[Row]:
-    """The places that all three runs recorded in one shape, in the official order.
+    """The places that both sides recorded, and the denoising steps that the port does not take, in the official order.
 
-    Schedules (``timesteps``) and whatever is not floating have to be equal; everything else is judged by the official
-    run's own error.
+    Shapes, schedules (``timesteps``) and whatever is not floating have to be equal; everything else is judged by the
+    official run's own error.
     """
     found = []
+    steps = steps_of(port)
     for place, exact in truth.items():
         mine, theirs = port.get(place), official.get(place)
-        if mine is None or theirs is None or mine.shape != exact.shape or theirs.shape != exact.shape:
+        if theirs is None or theirs.shape != exact.shape or not exact.numel():
             continue
-        if not exact.numel():
+        if mine is None:
+            if steps and place.step is not None and place.step not in steps:
+                found.append(_unequal(place, "the port takes no such step"))
+            continue
+        if mine.shape != exact.shape:
+            found.append(_unequal(place, f"shape {tuple(mine.shape)} in place of {tuple(exact.shape)}"))
             continue
         direct = distance(mine, theirs)
         if place.stage == "timesteps" or not theirs.is_floating_point():
@@ -69,14 +75,19 @@ def rows_of(port: Tensors, official: Tensors, truth: Tensors) -> list[Row]:
     return found
 
 
+def _unequal(place: Place, why: str) -> Row:
+    return Row(place, math.inf, 0.0, math.inf, math.inf, why)
+
+
 def largest(rows: list[Row]) -> Row | None:
     """The row with the largest ratio; NaN is larger than anything."""
     return max(rows, key=lambda row: math.inf if math.isnan(row.ratio) else row.ratio, default=None)
 
 
-def check_places(port: Tensors, official: Tensors, where: str, say: Say) -> None:
-    """Stages and steps that one side has and the other has not; each is an outcome of its own."""
-    for stage in STAGES:
+def check_places(port: Tensors, official: Tensors, stages: Iterable[str], where: str, say: Say) -> None:
+    """Of the ``stages`` of a case, those and their steps that one side has and the other has not; each is an outcome of
+    its own."""
+    for stage in stages:
         if not any(place.stage == stage for place in official):
             say("stage-not-recorded", "inconclusive", f"call_official records nothing for stage {stage!r} ({where}).")
         elif not any(place.stage == stage for place in port):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -15,6 +16,24 @@ STAGES = ("text", "latents", "timesteps", "denoising", "decode")
 """Every pipeline has these; a part of one is called ``stage.part``, for example ``text.negative``."""
 _NAME = re.compile(rf"({'|'.join(STAGES)})(\.[a-z][a-z0-9_]*)?")
 _MOST = 10_000
+
+
+def stages_of(name: str, case: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stages that case ``name`` runs: those of its entry ``stages``, or all.
+
+    A case with ``"stages": ["text"]`` tries one more prompt without the cost of denoising it.
+
+    Raises:
+        ParityError: The entry is no list of stages.
+    """
+    wanted = case.get("stages", STAGES)
+    if not isinstance(wanted, (list, tuple)) or not wanted or not set(map(str, wanted)) <= set(STAGES):
+        raise ParityError(
+            "A case names stages that no pipeline has.",
+            seen=f"CASES[{name!r}]['stages'] = {wanted!r:.200}",
+            fix=f"Give a list of {', '.join(STAGES)}, or leave it out for all of them.",
+        )
+    return tuple(stage for stage in STAGES if stage in wanted)
 
 
 @dataclass(frozen=True)
@@ -45,24 +64,30 @@ class Recorder:
         injected: What the run goes on with at each place, in place of its own tensors; none: its own.
         changed: Stage whose tensors are perturbed, for the self-test.
         wide: Whether floating tensors go on in float64 (the reference).
+        fitting: Whether only tensors of the run's own shape are injected.
 
     Attributes:
         kept: Place -> the run's own tensor, on the CPU, in order.
         echoed: Places at which the run recorded exactly what was injected there.
         repeated: Places that were recorded more than once; the first tensor counts.
-        misfits: Places at which the injected tensor had another shape, so that the run went on with its own.
+        misfits: Places at which the injected tensor has another shape than the run's own.
     """
 
     def __init__(
-        self, injected: Mapping[Place, torch.Tensor] | None = None, changed: str | None = None, wide: bool = False
+        self,
+        injected: Mapping[Place, torch.Tensor] | None = None,
+        changed: str | None = None,
+        wide: bool = False,
+        fitting: bool = False,
     ) -> None:
         self.injected = injected
         self.changed = changed
         self.wide = wide
+        self.fitting = fitting
         self.kept: dict[Place, torch.Tensor] = {}
         self.echoed: list[str] = []
         self.repeated: list[str] = []
-        self.misfits: list[str] = []
+        self.misfits: list[Place] = []
         self._returned: dict[Place, torch.Tensor] = {}
 
     def record(self, name: str, tensor: torch.Tensor, step: int | None = None) -> torch.Tensor:
@@ -87,9 +112,12 @@ class Recorder:
         if other is None:
             return tensor.to(dtype)
         if other.shape != tensor.shape:
-            self.misfits.append(str(place))
-            return tensor.to(dtype)
+            self.misfits.append(place)
+            return tensor.to(dtype) if self.fitting else other.to(tensor.device, dtype)
         theirs = other.to(tensor.dtype)
+        if place.stage == "timesteps" and not torch.equal(theirs.double(), other.double()):
+            # In the port's dtype it would be another schedule, and the steps would be blamed for it.
+            return other.to(tensor.device)
         if place.stage != "timesteps" and other.is_floating_point() and torch.equal(theirs, self.kept[place]):
             self.echoed.append(str(place))
         return other.to(tensor.device, dtype)

@@ -30,7 +30,7 @@ from .leaves import leaves
 from .observe import switches
 from .patches import ask_for
 from .pipeline_parts import Parts
-from .pipeline_record import PipelineContext, Place, Recorder, noisy
+from .pipeline_record import STAGES, PipelineContext, Place, Recorder, noisy, stages_of
 from .side import PERTURBATION, Item, Runner, make_inputs, prepare
 
 FREE, FORCED, CONTROL, REFERENCE = "free", "forced", "control", "reference"
@@ -43,12 +43,14 @@ class PipelineRunner(Runner):
 
     Attributes:
         parts: What the loaded pipeline consists of.
+        stages: Case -> the stages that it runs.
         remembered: ``<key>.<tag>`` -> what went wrong while recording (`Recorder`).
     """
 
     def __init__(self, spec: dict[str, Any], side: Side, job: Job, patches: list[str]) -> None:
         super().__init__(spec, side, job, patches)
         self.parts = Parts(None, self.adapter.path)
+        self.stages = {name: stages_of(name, case) for name, case in self.cases.items()}
         self.recorder: Recorder | None = None
         self.remembered: dict[str, dict[str, list[str]]] = {}
 
@@ -89,24 +91,45 @@ class PipelineRunner(Runner):
         injected: Mapping[Place, torch.Tensor] | None = None,
         changed: str | None = None,
     ) -> dict[Place, torch.Tensor]:
-        """Run the pipeline once; what it recorded is kept as ``<key>.<tag>.safetensors`` and returned."""
-        ask_for(dtype)
-        self.recorder = Recorder(injected, changed, wide=dtype == torch.float64)
+        """Run the pipeline once; what it recorded is kept as ``<key>.<tag>.safetensors`` and returned.
+
+        An injected tensor of another shape than the pipeline's own is tried all the same, so that what comes after
+        can be judged; a pipeline that cannot go on with it is run again with its own.
+        """
+        wide = dtype == torch.float64
+        recorder = Recorder(injected, changed, wide)
+        own: list[str] = []
         try:
-            with torch.no_grad():
-                self.call(pipeline, item, dtype)
-            recorder = self.recorder
-        finally:
-            self.recorder = None
+            self._record(pipeline, item, dtype, recorder)
+        except ParityError:
+            if not recorder.misfits:
+                raise
+            own = [str(place) for place in recorder.misfits[:1]]
+            recorder = Recorder(injected, changed, wide, fitting=True)
+            self._record(pipeline, item, dtype, recorder)
         path = self.out / f"{item.key}.{tag}.safetensors"
         write_places(path, recorder.kept)
         self._wrote(path)
         self.remembered[f"{item.key}.{tag}"] = {
             "echoed": recorder.echoed,
             "repeated": recorder.repeated,
-            "misfits": recorder.misfits,
+            "misfits": [str(place) for place in recorder.misfits],
+            "own": own,
         }
         return recorder.kept
+
+    def _record(self, pipeline: Any, item: Item, dtype: torch.dtype, recorder: Recorder) -> None:
+        ask_for(dtype)
+        self.recorder = recorder
+        try:
+            with torch.no_grad():
+                self.call(pipeline, item, dtype)
+        finally:
+            self.recorder = None
+
+    def whole(self) -> Item | None:
+        """The first input that goes through all stages."""
+        return next((item for item in self.items if self.stages[item.case] == STAGES), None)
 
     def call(self, model: Any, item: Item, dtype: torch.dtype, inputs: Any = None) -> Any:
         """One run on fresh copies of the inputs; a pipeline moves its inputs itself, so nothing is tried twice."""
@@ -181,6 +204,7 @@ def run_official(runner: PipelineRunner) -> dict[str, Any]:
     return {
         **runner.report(),
         "cases": list(runner.cases),
+        "stages": runner.stages,
         "inputs": made,
         "given": _given(runner),
         "reference": reference,
@@ -222,7 +246,7 @@ def _production(runner: PipelineRunner) -> None:
 
 def _given(runner: PipelineRunner) -> list[str]:
     """Names of what the official side records as `make_inputs` made it: handed in, not computed."""
-    item = runner.items[0]
+    item = runner.whole() or runner.items[0]
     inputs = [tensor for _, tensor in leaves(runner.inputs(item))]
     kept = read_places(runner.out / f"{item.key}.{FREE}.safetensors")
     return sorted(
@@ -244,13 +268,8 @@ def run_port(runner: PipelineRunner) -> dict[str, Any]:
     await_file(runner.shared / "decoys.ready", "the official pipeline")
     for item in runner.items:
         runner.trace(pipeline, item, torch.float32, FORCED, runner.decoys(item))
-    item = runner.items[0]
-    runner.trace(pipeline, item, torch.float32, SELF_TESTS["initial latents"], changed="latents")
-    before = _perturb_models(runner.parts.models)
-    runner.trace(pipeline, item, torch.float32, SELF_TESTS["weights"], runner.decoys(item))
-    with torch.no_grad():
-        for parameter, value in zip(runner.parts.models.parameters(), before, strict=True):
-            parameter.copy_(value)
+    if (whole := runner.whole()) is not None:
+        _self_test(runner, pipeline, whole)
     repo = runner.spec.get("official_repo")
     foreign = foreign_code(runner.parts.models, Path(repo) if repo else None)
     runner.look_at_parts(torch.float32)
@@ -265,6 +284,15 @@ def run_port(runner: PipelineRunner) -> dict[str, Any]:
         "data": data_read(runner.spec, "port"),
         "patches": runner.patches,
     }
+
+
+def _self_test(runner: PipelineRunner, pipeline: Any, item: Item) -> None:
+    runner.trace(pipeline, item, torch.float32, SELF_TESTS["initial latents"], changed="latents")
+    before = _perturb_models(runner.parts.models)
+    runner.trace(pipeline, item, torch.float32, SELF_TESTS["weights"], runner.decoys(item))
+    with torch.no_grad():
+        for parameter, value in zip(runner.parts.models.parameters(), before, strict=True):
+            parameter.copy_(value)
 
 
 def _perturb_models(models: torch.nn.Module) -> list[torch.Tensor]:

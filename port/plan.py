@@ -29,6 +29,7 @@ from .plan_markdown import (
     tick,
 )
 from .plan_merge import merge_plan
+from .plan_scan import forget
 from .plan_steps import SECTIONS, PlanDraft, StepSpec, steps_of
 from .templates import render
 from .textsafe import bullet
@@ -178,6 +179,7 @@ def edit_step(worktree: Path, home: Path, port_id: str, step_id: str, *, ticked:
             after = _encode("\n".join(lines), before)
             if before == (_read(path) if path.exists() else b""):
                 break
+        forget()
         if after != before:
             replace_file(path, after)
     return states
@@ -211,8 +213,11 @@ def _edited(units: list[Unit], step_id: str, ticked: bool | None, note: str) -> 
 def _merged(base: str, before: bytes | None, generated: str) -> tuple[str, set[str], list[str], list[str]]:
     if before is None:
         return generated, set(), [], []
-    merged = merge_plan(split_lines(base) if base else [], split_lines(_decode(before)), split_lines(generated))
-    _check_result(merged.lines, generated)
+    try:
+        merged = merge_plan(split_lines(base) if base else [], split_lines(_decode(before)), split_lines(generated))
+        _check_result(merged.lines, generated)
+    finally:
+        forget()
     return "\n".join(merged.lines), merged.ticked, merged.kept, merged.removed
 
 

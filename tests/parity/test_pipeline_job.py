@@ -52,6 +52,10 @@ MISTAKES = {
     "the step's sign": (("self.sigmas[index + 1] - self.sigmas[index]", "self.sigmas[index] - self.sigmas[index + 1]"), ["denoising"]),
     "text": (("torch.tanh(self.table(ids))", "torch.sin(self.table(ids))"), ["text", "text.negative"]),
     "noise scaled": (("noise.to(positive.dtype)", "noise.to(positive.dtype) * 1.001"), ["latents"]),
+    "text of another length": (('show("text", encoder(ids))', 'show("text", encoder(ids)[:, :4])'), ["text"]),
+    "noise of another width": (('noise.to(positive.dtype)', 'noise.to(positive.dtype).repeat(1, 2, 1)'), ["latents"]),
+    "one step too few": (("for i, t in enumerate(timesteps):", "for i, t in enumerate(timesteps[:3]):"), ["denoising.model", "denoising"]),
+    "schedule cut to halves": (('show("timesteps", self.scheduler.timesteps)', 'show("timesteps", self.scheduler.timesteps.bfloat16())'), ["timesteps"]),
     "latents not scaled back": (("z = x * 2.0 + 0.5", "z = x * 2.0"), ["decode"]),
     "mean and spread swapped": (("z = x * 2.0 + 0.5", "z = x * 0.5 + 2.0"), ["decode"]),
 }  # fmt: skip
@@ -64,6 +68,50 @@ def test_a_mistake_is_red_and_its_stage_is_named(name: str, run: Run) -> None:
     result = run(edit)
     assert result.verdict == "fail", result.explain()
     assert result.guilty == guilty, result.explain()
+
+
+def test_a_port_that_cannot_go_on_with_an_official_tensor_of_another_shape_is_judged_as_far_as_it_can(run: Run) -> None:
+    """It checks the shape, so all that comes after is computed from its own text, and nobody is blamed for that."""
+    result = run(
+        ('show("text", encoder(ids))', 'show("text", encoder(ids)[:, :4])'),
+        ('uncond = show("text', 'assert positive.shape[1] == 4\n        uncond = show("text'),
+    )
+    assert result.verdict == "fail" and result.guilty == ["text"], result.explain()
+    assert "shape (1, 4, 16) in place of (1, 5, 16)" in result.value["guilty"][0]["why"]
+
+
+TEXT_ONLY = (
+    ('CASES = {"small": {"tokens": 5, "steps": 4}}', 'CASES = {"small": {"tokens": 5, "steps": 4}, "long": {"tokens": 9, "steps": 4, "stages": ["text"]}}'),
+    ('def call_official(pipeline, inputs, ctx):\n', 'def call_official(pipeline, inputs, ctx):\n    if "stages" in ctx.case:\n        ctx.record("text", pipeline.encoder(inputs["ids"]))\n        return\n'),
+    ('def call_port(pipeline, inputs, ctx):\n', 'def call_port(pipeline, inputs, ctx):\n    if "stages" in ctx.case:\n        ctx.record("text", pipeline.modules["text_encoder"](inputs["ids"]))\n        return\n'),
+)  # fmt: skip
+
+
+def test_a_case_that_ends_with_the_text_finds_what_the_others_do_not(run: Run) -> None:
+    long_texts_are_cut = (
+        "return self.out(torch.tanh(self.table(ids)))\n\n\nclass Transformer",
+        "return self.out(torch.tanh(self.table(ids)) * (ids.shape[1] < 8))\n\n\nclass Transformer",
+    )
+    result = run(adapter=TEXT_ONLY)
+    assert result.verdict == "pass" and result.value["self_test"]["passed"], result.explain()
+    result = run(long_texts_are_cut, adapter=TEXT_ONLY)
+    assert result.verdict == "fail" and result.guilty == ["text"], result.explain()
+    assert "'long'" in result.value["guilty"][0]["where"]
+
+
+def test_cases_that_all_end_early_prove_nothing(run: Run) -> None:
+    first, *rest = TEXT_ONLY
+    result = run(
+        adapter=((first[0], first[1].replace('"steps": 4}, "long"', '"steps": 4, "stages": ["text"]}, "long"')), *rest)
+    )
+    assert result.verdict == "inconclusive" and "no-whole-case" in result.codes, result.explain()
+
+
+def test_a_case_with_a_stage_that_there_is_not_says_which_there_are(run: Run) -> None:
+    first, *rest = TEXT_ONLY
+    with pytest.raises(ParityError, match="names stages that no pipeline has") as error:
+        run(adapter=((first[0], first[1].replace('["text"]', '["texts"]')), *rest))
+    assert "denoising" in error.value.fix
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int64])

@@ -24,12 +24,19 @@ def _load() -> ModuleType:
 
 
 pipelines = _load()
-# One of each stage, and a rewrite; `make faults` runs all.
+# The text's mistakes, one of each other stage, and a rewrite; `make faults` runs all.
 STAGE_BY_STAGE = (
+    "prompts-padded-and-their-mask-lost",
+    "embeds-not-zeroed-beyond-the-length",
+    "embeds-of-half-the-length",
+    "prompt-not-cleaned",
+    "negative-prompt-dropped",
+    "prompts-truncated-at-226",
     "guidance-scale-minus-one",
-    "shift-doubled",
+    "prompts-exchanged",
+    "one-step-too-few",
     "mean-and-std-swapped",
-    "noise-from-another-generator",
+    "latents-of-another-height",
     "guidance-as-interpolation",
 )
 
@@ -48,6 +55,8 @@ def suite(fastvideo_template: Path, fastvideo_python: Path, tmp_path_factory: py
         assert not pipelines.wrong(None, value), pipelines.explain(value)
         assert value["self_test"]["passed"] and value["reference"]["kind"] == "float64"
         assert [step["step"] for step in value["cases"][0]["steps"]] == [0, 1, 2, 3]
+        assert [case["case"] for case in value["cases"][2::2]] == ["long prompt", "unclean prompt"]
+        assert all([row["name"] for row in case["stages"]] == ["text", "text.negative"] for case in value["cases"][2:])
         yield made
 
 
@@ -68,9 +77,10 @@ def test_a_correct_rewrite_of_fastvideo_is_not_accused(name: str, suite: Any) ->
     assert not pipelines.wrong(edit, value), pipelines.explain(value)
 
 
-def test_there_are_enough_mistakes_and_every_stage_but_the_text_has_one(fastvideo_template: Path) -> None:
-    assert len(pipelines.FAULTS) >= 8 and len(pipelines.REWRITES) >= 2
+def test_there_are_enough_mistakes_and_every_stage_has_one(fastvideo_template: Path) -> None:
+    assert len(pipelines.FAULTS) >= 20 and len(pipelines.REWRITES) >= 3
     stages = {edit.guilty.split(".")[0] for edit in pipelines.FAULTS.values()}
-    assert stages == {"latents", "timesteps", "denoising", "decode"}
+    assert stages == {"text", "latents", "timesteps", "denoising", "decode"}
     for edit in (*pipelines.FAULTS.values(), *pipelines.REWRITES.values()):
-        assert (fastvideo_template / edit.file).read_text().count(edit.old) == 1, edit
+        text = (fastvideo_template / edit.file).read_text().replace(*pipelines.CLEANING)
+        assert text.count(edit.old) == 1, edit
