@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ _watch: Sources | None = None
 def watch(spec: Mapping[str, Any], run_dir: Path) -> None:
     """Watch ``spec``'s ``worktree`` and ``official_repo`` from now on; once in a process.
 
+    From then on the bytecode of other modules is kept: importing torch and diffusers takes twice as long without, and
+    an environment made by uv, or by pip with ``--no-compile``, has none. Of the watched folders none is ever written.
+
     Only the adapter that the run began with may be executed: ``adapter_sha256``, where the spec has it.
     """
     global _watch
@@ -27,6 +31,7 @@ def watch(spec: Mapping[str, Any], run_dir: Path) -> None:
         return
     _watch = Sources(folders, _refusing(spec), apart=[str(run_dir)])
     _watch.install()
+    sys.dont_write_bytecode = False
 
 
 def _refusing(spec: Mapping[str, Any]) -> Any:

@@ -68,7 +68,8 @@ def worker_environment(record: RunRecord, inherited: Mapping[str, str]) -> dict[
     Tokens are left out unless the run keeps them. PYTHONPATH is left out too: the worker's folder is the worktree,
     so ``import fastvideo`` finds the worktree's code, and nothing of the server's interpreter stands before it. A job
     of our own package runs in the server's interpreter and keeps what belongs to that.
-    No bytecode is written, so that the worktree stays clean.
+    No bytecode is written, so that the worktree stays clean, but by a process of the engine that watches the worktree
+    and keeps it out (`parity.watched`).
     """
     environment = {
         name: value

@@ -80,6 +80,19 @@ def test_bytecode_of_another_source_is_never_run(root: Path) -> None:
     assert executed["fastvideo/dit.py"] == digest(honest)
 
 
+def test_bytecode_is_kept_of_the_environment_and_not_of_the_worktree(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every process would compile torch and diffusers anew."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/library.py").write_text("A = 1\n")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    told(root, "import library, fastvideo.dit")
+    assert [path.name.partition(".")[0] for path in (tmp_path / "site/__pycache__").iterdir()] == ["library"]
+    assert not list(root.rglob("__pycache__"))
+
+
 @pytest.mark.parametrize(
     "how",
     [
