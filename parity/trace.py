@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -421,21 +422,16 @@ def _is_norm(module: torch.nn.Module | None) -> bool:
     return module is not None and type(module).__name__.lower().endswith(("layernorm", "rmsnorm"))
 
 
-_LOCATED: dict[type[Any], ModuleInfo] = {}
-
-
 def locate(module: torch.nn.Module) -> ModuleInfo:
     """The class of a module and the lines of the forward that does its work.
 
     FastVideo's custom operations forward to ``forward_native`` or ``forward_cuda`` of the subclass; that one is named.
     """
-    cls = type(module)
-    if cls not in _LOCATED:
-        _LOCATED[cls] = _located(cls)
-    return _LOCATED[cls]
+    return _located(type(module))
 
 
-def _located(cls: type[Any]) -> ModuleInfo:
+@cache
+def _located(cls: Any) -> ModuleInfo:
     own = next((name for name in ("forward", "forward_native", "forward_cuda") if name in cls.__dict__), "forward")
     function = inspect.unwrap(getattr(cls, own, cls.forward))
     name = f"{cls.__module__}.{cls.__qualname__}"

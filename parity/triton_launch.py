@@ -12,7 +12,16 @@ import triton
 
 _DIRECT = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
 """Whether a compiled kernel takes all arguments of the source, constants too."""
-_COMPILED: dict[tuple[Any, ...], Any] = {}
+
+
+class _Compiled:
+    """What was compiled in this process; an object, since a table of a module that changes would break the seal."""
+
+    def __init__(self) -> None:
+        self.kernels: dict[tuple[Any, ...], Any] = {}
+
+
+_COMPILED = _Compiled()
 
 
 def launch(kernel: Any, grid: tuple[int, ...], values: tuple[Any, ...], fixed: tuple[Any, ...], **options: Any) -> None:
@@ -32,11 +41,11 @@ def launch(kernel: Any, grid: tuple[int, ...], values: tuple[Any, ...], fixed: t
         for value in values
     )
     key = (id(kernel), device, fixed, *options.values(), *kinds)
-    compiled = _COMPILED.get(key)
+    compiled = _COMPILED.kernels.get(key)
     if compiled is None:
         compiled = kernel[grid](*values, *fixed, **options)
         if _DIRECT and compiled is not None:  # nothing is compiled where Triton interprets
-            _COMPILED[key] = compiled
+            _COMPILED.kernels[key] = compiled
         return
     stream = torch._C._cuda_getCurrentRawStream(device)
     compiled[(*grid, 1, 1)[:3]](*values, *fixed, stream=stream)

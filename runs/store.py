@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,10 +45,17 @@ _CANCEL_PATIENCE_S = 20.0
 class RunStore:
     """Runs on disk, shared by every server that uses the state folder; the processes belong to none of them."""
 
-    def __init__(self, home: Path, *, parity_dir: Path = PARITY_DIR) -> None:
-        """Use the state folder ``home``; ``parity_dir`` is the engine's package that workers load by path."""
+    def __init__(self, home: Path, *, parity_dir: Path = PARITY_DIR, leaving: threading.Event | None = None) -> None:
+        """Use the state folder ``home``.
+
+        Args:
+            home: The state folder.
+            parity_dir: The engine's package that workers load by path.
+            leaving: Set once nobody is there any more to wait for: `wait` then returns at once.
+        """
         self.home = home
         self.parity_dir = parity_dir
+        self.leaving = leaving or threading.Event()
 
     def create(
         self,
@@ -178,6 +186,9 @@ class RunStore:
         Raises:
             PortError: There is no such run.
         """
+        return self._wait(run_id, seconds, self.leaving, report)
+
+    def _wait(self, run_id: str, seconds: float, leaving: threading.Event, report: Report | None = None) -> Run:
         deadline = time.monotonic() + seconds
         pause = _POLL_FIRST_S
         said = None
@@ -187,9 +198,8 @@ class RunStore:
                 said = run.progress
                 report(said.done, said.total, said.message)
             left = deadline - time.monotonic()
-            if run.finished or left <= 0:
+            if run.finished or left <= 0 or leaving.wait(min(pause, left)):
                 return run
-            time.sleep(min(pause, left))
             pause = min(pause * 1.25, _POLL_MOST_S)
 
     def cancel(self, run_id: str) -> Run:
@@ -212,10 +222,11 @@ class RunStore:
         if record.finished:
             return record.public()
         processes.send(record.supervisor, signal.SIGTERM)
-        run = self.wait(run_id, _CANCEL_PATIENCE_S)
+        to_the_end = threading.Event()
+        run = self._wait(run_id, _CANCEL_PATIENCE_S, to_the_end)
         if not run.finished:
             processes.send(record.supervisor, signal.SIGKILL)
-            run = self.wait(run_id, _CANCEL_PATIENCE_S)
+            run = self._wait(run_id, _CANCEL_PATIENCE_S, to_the_end)
         if not run.finished:
             raise PortError(
                 "The run does not end.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import mimetypes
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -52,10 +53,27 @@ _TOOLS = [spec.name for spec in ALL]
 
 
 class PortServer(MCPServer[Any]):
-    """`MCPServer` whose refusals name what is known instead of only what is not."""
+    """`MCPServer` whose refusals name what is known instead of only what is not.
+
+    Attributes:
+        leaving: Set when the clients are gone. Threads that wait for a run then stop waiting; until they do, the
+            process cannot end.
+    """
+
+    leaving: threading.Event
 
     async def run_stdio_async(self) -> None:
-        """Serve stdin and stdout; a line that is no message is answered too, which the SDK leaves out."""
+        """Serve stdin and stdout until the client is gone; a line that is no message is answered too, which the SDK
+        leaves out."""
+        try:
+            await self._serve_stdio()
+        except Exception as error:
+            if not _only_broken_pipes(error):
+                raise
+        finally:
+            self.leaving.set()
+
+    async def _serve_stdio(self) -> None:
         async with stdio_server() as (incoming, outgoing), anyio.create_task_group() as tasks:
             sender, receiver = anyio.create_memory_object_stream[SessionMessage | Exception](0)
 
@@ -66,6 +84,7 @@ class PortServer(MCPServer[Any]):
                             await outgoing.send(SessionMessage(refusal(item)))
                         else:
                             await sender.send(item)
+                self.leaving.set()
 
             tasks.start_soon(relay)
             await self._lowlevel_server.run(receiver, outgoing, self._lowlevel_server.create_initialization_options())
@@ -149,9 +168,16 @@ def build_server(home: Path, cwd: Path, *, options: Mapping[str, Any] | None = N
         request_state_security=request_state_security(home),
         **(options or {}),
     )
+    server.leaving = context.leaving
     add_prompts(server, cwd)
     add_resources(server, context)
     return server
+
+
+def _only_broken_pipes(error: BaseException) -> bool:
+    """Whether nothing went wrong but that nobody reads stdout any more."""
+    inner = getattr(error, "exceptions", None)
+    return isinstance(error, BrokenPipeError) if inner is None else all(map(_only_broken_pipes, inner))
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:

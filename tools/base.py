@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -68,6 +69,7 @@ class ToolContext:
         answer: What a person answered to the tool's question; none where nobody could be asked. Set by the server
             alone: no argument of a tool reaches it.
         resumed: Whether this is a later round of a call in which the question was put already.
+        leaving: Set when the clients are gone: nothing waits for a run any longer. The runs go on.
     """
 
     home: Path
@@ -75,6 +77,7 @@ class ToolContext:
     report: Report = field(default=_silent)
     answer: Answer | None = None
     resumed: bool = False
+    leaving: threading.Event = field(default_factory=threading.Event)
 
     @cached_property
     def ports(self) -> PortStore:
@@ -88,7 +91,7 @@ class ToolContext:
         """The runs of this state folder."""
         from ..runs.store import RunStore
 
-        return RunStore(self.home)
+        return RunStore(self.home, leaving=self.leaving)
 
 
 class ToolResult(BaseModel):
