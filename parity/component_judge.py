@@ -9,7 +9,7 @@ from .component_report import Report
 from .curve import curve
 from .diagnose import diagnose, partners
 from .errors import ParityError
-from .healing import Excuse
+from .healing import Excuse, looked_past
 from .job import Job
 from .other_causes import dtype_culprit
 from .returned import returned_instead
@@ -58,7 +58,7 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
         return {**found, **_only(other)}
     job.progress(steps - 1, steps, "forcing official tensors upon the port")
     partner = partners(report.pairs, report.mispaired)
-    excused = {(excuse.port, excuse.where) for excuse in report.excuses}
+    excused = looked_past(report.excuses, port)
     try:
         diagnosis = diagnose(
             spec,

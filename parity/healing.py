@@ -130,6 +130,27 @@ def _off(comparison: Comparison, lifted: Trace, original: int, exact: int) -> fl
     return sketch_distance(a, b) if a.elements == b.elements and a.elements > 1 else 0.0
 
 
+def looked_past(excuses: list[Excuse], port: Trace) -> set[tuple[str, str]]:
+    """``(module, where)`` of every call that takes or returns a tensor of the excuses: a caller hands it on to a part.
+
+    Args:
+        excuses: What was excused.
+        port: The port's trace in float32.
+    """
+    found = {(excuse.port, excuse.where) for excuse in excuses}
+    tensors = {
+        dict(getattr(call, excuse.where)).get(excuse.port_name)
+        for excuse in excuses
+        for call in port.calls
+        if (call.module, call.occurrence) == (excuse.port, excuse.occurrence)
+    } - {None}
+    for call in port.calls:
+        for where in ("inputs", "outputs"):
+            if any(index in tensors for _, index in getattr(call, where)):
+                found.add((call.module, where))
+    return found
+
+
 @contextmanager
 def capturing(model: torch.nn.Module, excuses: list[Excuse], folder: Path, key: str) -> Iterator[None]:
     """Save the official tensors of the excuses while the block runs, one file each."""

@@ -16,7 +16,7 @@ from .job import Job
 from .metrics import distance
 from .pipeline_judge import Row, check_places, largest, latents_after, rows_of, stage_rows, step_rows
 from .pipeline_record import STAGES, Place
-from .pipeline_side import CONTROL, FORCED, FREE, REFERENCE, SELF_TESTS, read_places
+from .pipeline_side import CONTROL, EXACT, FORCED, FREE, REFERENCE, SELF_TESTS, read_places
 from .side import Item, items
 from .sides import Sides, run_sides
 from .verdict import OUTPUT_FAIL, OUTPUT_PASS, PRECISION_LIMIT, Finding, Verdict, worst
@@ -137,8 +137,9 @@ class _Report:
     def judged(self, item: Item, how: str, dtype: str = "float32") -> list[Row]:
         """The port's run against the official one and the reference; forced, as far as it took what was injected."""
         tag = how if dtype == "float32" else f"{dtype}.{how}"
-        port = self.read("port", item, tag)
-        rows = rows_of(port, self.read("official", item, tag), self.read("official", item, f"{REFERENCE}.{how}"))
+        port, official = self.read("port", item, tag), self.read("official", item, tag)
+        exact = self.read("official", item, f"{EXACT}.{how}") if dtype == "float32" else None
+        rows = rows_of(port, official, self.read("official", item, f"{REFERENCE}.{how}"), exact)
         own = self.port["remembered"][f"{item.key}.{tag}"]["own"]
         ends = [n for n, row in enumerate(rows) if str(row.place) in own or (how == FORCED and row.place not in port)]
         return rows[: ends[-1] + 1] if ends else rows
@@ -150,6 +151,7 @@ class _Report:
         check_places(port, official, self.goes_through(item), where, self.say)
         self.sound(item, where)
         free, forced = self.judged(item, FREE), self.judged(item, FORCED)
+        self.rounding(forced, where)
         narrow_free = {dtype: self.judged(item, FREE, dtype) for dtype in self.narrow}
         narrow_forced = {dtype: self.judged(item, FORCED, dtype) for dtype in self.narrow}
         stages = stage_rows(forced, narrow_forced)
@@ -174,6 +176,16 @@ class _Report:
             "stages": stages,
             "free": {str(row.place): row.ratio for row in free},
         }
+
+    def rounding(self, forced: list[Row], where: str) -> None:
+        """Name the stage that was measured by the exact values; once."""
+        row = next((row for row in forced if row.rounded), None)
+        if row is not None and not any(finding.code == "shared-rounding" for finding in self.findings):
+            message = (
+                f"{row.place} differs where the official code itself rounds in float32 ({where}): the port is "
+                f"{row.ratio:.2f} times as far from the exact values as the official pipeline is."
+            )
+            self.say("shared-rounding", "pass", message)
 
     def sound(self, item: Item, where: str) -> None:
         """Whether what was recorded can be judged at all: finite, not constant, stable, near its float64 self."""

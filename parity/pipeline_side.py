@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from .facts import sha256
 from .handover import announce, await_file
 from .job import Job
 from .leaves import leaves
+from .lift import lifted
 from .observe import switches
 from .patches import ask_for
 from .pipeline_parts import Parts
 from .pipeline_record import STAGES, PipelineContext, Place, Recorder, noisy, stages_of
 from .side import PERTURBATION, Item, Runner, make_inputs, prepare
 
-FREE, FORCED, CONTROL, REFERENCE = "free", "forced", "control", "reference"
+FREE, FORCED, CONTROL, REFERENCE, EXACT = "free", "forced", "control", "reference", "exact"
 SELF_TESTS = {"initial latents": "test-latents", "weights": "test-weights"}
 """What is perturbed in the port, and the tag of the run."""
 
@@ -52,6 +54,7 @@ class PipelineRunner(Runner):
         self.parts = Parts(None, self.adapter.path)
         self.stages = {name: stages_of(name, case) for name, case in self.cases.items()}
         self.recorder: Recorder | None = None
+        self.casts: Callable[[], AbstractContextManager[None]] = nullcontext
         self.remembered: dict[str, dict[str, list[str]]] = {}
 
     def context(self, item: Item, dtype: torch.dtype) -> Context:
@@ -136,7 +139,17 @@ class PipelineRunner(Runner):
         bundle = self.inputs(item) if inputs is None else inputs
         reset_flags()
         torch.manual_seed(item.seed)
-        return self._watched(model, bundle, self.context(item, dtype))
+        with self.casts():
+            return self._watched(model, bundle, self.context(item, dtype))
+
+    @contextmanager
+    def without_casts(self) -> Iterator[None]:
+        """Inside the block the adapter's call runs without casts (`lifted`)."""
+        self.casts = lifted
+        try:
+            yield
+        finally:
+            self.casts = nullcontext
 
     def decoys(self, item: Item) -> dict[Place, torch.Tensor]:
         """What both sides are given in place of their own tensors, made from what the official side recorded."""
@@ -215,7 +228,7 @@ def run_official(runner: PipelineRunner) -> dict[str, Any]:
 
 
 def _reference(runner: PipelineRunner, pipeline: Any) -> dict[str, str]:
-    """Run the official pipeline in float64, its own casts kept.
+    """Run the official pipeline in float64, its own casts kept, and if it can without them.
 
     Returns:
         ``kind``: ``float64``, or ``none`` where it does not run so; ``why``.
@@ -228,7 +241,21 @@ def _reference(runner: PipelineRunner, pipeline: Any) -> dict[str, str]:
     except (ParityError, RuntimeError) as error:
         seen = error.seen if isinstance(error, ParityError) else str(error)
         return {"kind": "none", "why": seen.strip()[:300] or type(error).__name__}
-    return {"kind": "float64", "why": "official weights and inputs in float64, the official code's own casts kept"}
+    why = "official weights and inputs in float64, the official code's own casts kept"
+    return {"kind": "float64", "why": why, "without_casts": _exact(runner, pipeline)}
+
+
+def _exact(runner: PipelineRunner, pipeline: Any) -> str:
+    """Run the official pipeline in float64 without any cast. Returns why it does not run so, or nothing."""
+    for item in runner.items:
+        try:
+            with runner.without_casts():
+                runner.trace(pipeline, item, torch.float64, f"{EXACT}.{FREE}")
+                runner.trace(pipeline, item, torch.float64, f"{EXACT}.{FORCED}", runner.decoys(item))
+        except (ParityError, RuntimeError, TypeError) as error:
+            seen = error.seen if isinstance(error, ParityError) else str(error)
+            return seen.strip()[:300] or type(error).__name__
+    return ""
 
 
 def _production(runner: PipelineRunner) -> None:

@@ -427,7 +427,8 @@ def locate(module: torch.nn.Module) -> ModuleInfo:
 
     FastVideo's custom operations forward to ``forward_native`` or ``forward_cuda`` of the subclass; that one is named.
     """
-    return _located(type(module))
+    cls: Any = type(module)
+    return _located(cls)
 
 
 @cache
