@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from fastvideo_port.parity.healing import Excuse, looked_past
+from fastvideo_port.parity.trace import tracing
+from torch import nn
 
 from . import lab
 
@@ -37,6 +41,18 @@ def test_an_epsilon_behind_an_excused_place_is_still_red_at_its_place(tmp_path: 
     assert result.verdict == "fail", result.explain()
     assert "shared-rounding" in {f["code"] for f in result.value["findings"]}, result.explain()
     assert result.value["culprit"]["module"] == "layers.0.pre_mlp", result.explain()
+
+
+def test_a_caller_that_hands_an_excused_tensor_on_to_its_part_is_excused_too() -> None:
+    """Project: seen on a GPU, where FastVideo's embedder was accused in place of the mistake behind it."""
+    model = nn.Sequential(nn.Sequential(nn.Linear(16, 32), nn.SiLU()), nn.Linear(32, 32))
+    with torch.no_grad(), tracing(model) as trace:
+        model(torch.randn(4, 16))
+    excuse = Excuse("0.0", "time.linear_1", 0, "inputs", "[0]", "[0]", 1.25, 3e-6)
+    assert looked_past([excuse], trace) == {("0.0", "inputs"), ("0", "inputs"), ("", "inputs")}
+    behind = Excuse("1", "time.linear_2", 0, "inputs", "[0]", "[0]", 1.25, 3e-6)
+    assert looked_past([behind], trace) == {("1", "inputs"), ("0", "outputs"), ("0.1", "outputs")}
+    assert looked_past([], trace) == set()
 
 
 def test_wrong_frequencies_are_no_rounding(tmp_path: Path) -> None:
