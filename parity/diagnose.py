@@ -212,9 +212,12 @@ def diagnose(
         faults = _by_arguments(experiments, comparison, faults[:_MOST_FAULTS], links)
         result.culprits = [with_repeats(fault) for fault in faults]
         if with_trials:
+            known: dict[tuple[str, str], list[list[Any]]] = {}
             for number, fault in enumerate(faults[:_MOST_TRIALS]):
                 job.progress(0, None, f"trying the usual mistakes at {fault.culprit.module or 'the model'}")
-                trial = _trial(experiments, comparison, fault)
+                changes = known.setdefault((fault.culprit.module, fault.culprit.kind), [])
+                trial = _trial(experiments, comparison, fault, changes)
+                changes += [[row["words"], row["file"], row["line"]] for row in trial["found"][:1]]
                 if trial.get("layout"):
                     result.culprits[number] = in_another_order(result.culprits[number], trial["layout"])
                 result.trials.append({"culprit": number, **trial})
@@ -305,7 +308,7 @@ def _call_of(calls: list[Call], fault: Fault) -> int | None:
     return max((i for i in own if i < measured or -1 < calls[i].ended < ended), default=None)
 
 
-def _trial(experiments: Experiments, comparison: Comparison, fault: Fault) -> dict[str, Any]:
+def _trial(experiments: Experiments, comparison: Comparison, fault: Fault, known: list[list[Any]]) -> dict[str, Any]:
     module, occurrence, where = fault.target
     if module not in experiments.partner:
         return {"tried": 0, "before": fault.error, "found": []}
@@ -314,6 +317,7 @@ def _trial(experiments: Experiments, comparison: Comparison, fault: Fault) -> di
         "deep": fault.culprit.kind == "module",
         "target": [module, occurrence, where],
         "reach": BOUNDARY_PASS * max(_own_error(comparison, fault), FLOOR),
+        "known": known,
     }
     answer = experiments.ask("trials", request)
     return answer if "found" in answer else {"tried": 0, "before": fault.error, "found": [], **answer}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from . import collecting
 from .adapter import Side
 from .attention import one_backend
 from .audit import (
@@ -67,6 +68,7 @@ class PipelineRunner(Runner):
         ask_for(dtype)
         torch.manual_seed(0)
         pipeline = self.adapter.call(f"load_{self.side}", self.context(self.items[0], dtype))
+        collecting.as_usual()
         self.parts = Parts(pipeline, self.adapter.path)
         if not self.parts.models:
             raise ParityError(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from . import collecting
 from .adapter import Adapter, Side, load_adapter
 from .attention import align_environment, one_backend
 from .audit import (
@@ -110,6 +111,7 @@ class Runner:
         self._release()
         torch.manual_seed(0)
         model = self.adapter.load_model(self.side, self.context(self.items[0], dtype))
+        collecting.as_usual()
         if model.training:
             self.remark(
                 "training-mode", f"load_{self.side} returned a model in training mode; it was set to eval mode."

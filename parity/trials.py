@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import CodeType
@@ -97,6 +97,7 @@ def search(
     deep: bool,
     target: tuple[str, int, Where],
     reach: float,
+    known: Sequence[Sequence[Any]] = (),
 ) -> dict[str, Any]:
     """Run the forward once for every usual mistake in the suspect's code and see which one removes the error.
 
@@ -109,6 +110,8 @@ def search(
         deep: Whether the code of the modules inside it is tried too (a module), or only its own (glue).
         target: Module, occurrence and side at which the error is measured.
         reach: Relative error that counts as gone.
+        known: ``words``, ``file`` and ``line`` of changes that made another place of the same code right. They are
+            tried first, and the search ends with one that makes this place right as well.
 
     Returns:
         ``tried`` (number of trials), ``before`` (relative error as it is), ``found``: at most three rows with
@@ -145,8 +148,11 @@ def search(
     before = once(None, candidates)
     started = time.thread_time()
     rows: list[dict[str, Any]] = []
-    for trial in _in_order(candidates):
-        if tried >= MOST_TRIALS or time.thread_time() - started > BUDGET_S:
+    first = {tuple(change) for change in known}
+    order = sorted(_in_order(candidates), key=lambda trial: (trial.words, trial.file, trial.line) not in first)
+    for trial in order:
+        explained = any((row["words"], row["file"], row["line"]) in first for row in rows)
+        if explained or tried >= MOST_TRIALS or time.thread_time() - started > BUDGET_S:
             break
         tried += 1
         with tolerant():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import out_of_memory, watched
+from . import collecting, out_of_memory, watched
 from .errors import ParityError
 from .job import Job
 from .strict_json import encode, write_atomically
@@ -57,6 +57,7 @@ def main(job: str, run_dir: str, jobs: Mapping[str, str] = JOBS, package: str = 
     written once, whole, and on disk before the process ends. ``result.mac`` authenticates it with the key that the
     supervisor handed over on standard input, so that a file put there by anyone else is known as such.
     """
+    collecting.seldom()
     folder = Path(run_dir)
     worker = os.getpid()
     key = _read_key()

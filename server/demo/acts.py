@@ -42,11 +42,14 @@ COMPONENTS = [
         "official": "diffusers.UniPCMultistepScheduler",
         "port": "fastvideo.models.schedulers.scheduling_flow_unipc_multistep.FlowUniPCMultistepScheduler",
     },
+    {
+        "name": "tokenizer",
+        "kind": "tokenizer",
+        "official": "transformers.PreTrainedTokenizerFast",
+        "port": "transformers.PreTrainedTokenizerFast",
+    },
 ]
-RISKS = [
-    "FastVideo's pipeline shifts the schedule's first sigma twice; diffusers shifts it once.",
-    "diffusers cleans prompts (ftfy, html.unescape) before the tokenizer; FastVideo does not.",
-]
+RISKS = ["FastVideo's pipeline shifts the schedule's first sigma twice; diffusers shifts it once."]
 # FastVideo imports its pipelines with its models, so every run depends on a file of the denoising stage.
 MEASURED = ("mapping-reviewed", "keys", "component-parity", "pipeline-parity", "ssim", "example")
 
@@ -114,6 +117,7 @@ async def play(agent: Agent, stage: Stage, show: Show) -> None:
         PortError: Something is not as it must be on this machine.
     """
     player = await begin(agent, stage, show)
+    await prompts(player)
     await mistakes(player)
     await components(player)
     await approvals(player)
@@ -151,6 +155,16 @@ async def begin(agent: Agent, stage: Stage, show: Show) -> Player:
         if name == DIT:
             show.edit(f"writes the adapters, the first is {port_files.adapter(name)}", outline, "python")
     return player
+
+
+async def prompts(player: Player) -> None:
+    """What becomes of a prompt: FastVideo 0.2.1 does not clean it and diffusers does, which the check finds."""
+    player.show.headline("The prompts: a difference that nobody planted")
+    red = await player.verdict("fail", "run_component_parity", component="tokenizer")
+    found = [row["code"] for row in red["findings"] if row["code"].startswith("tokens-")]
+    expect("what the two sides do to a prompt", found, ["tokens-text-ftfy"])
+    player.show.edit("cleans the prompts as diffusers does", port_files.clean_prompts(player.worktree))
+    await player.verdict("pass", "run_component_parity", component="tokenizer")
 
 
 async def mistakes(player: Player) -> None:

@@ -62,6 +62,8 @@ def _mapping(result: Mapping[str, Any]) -> Facts:
 
 
 def _parity(result: Mapping[str, Any]) -> Facts:
+    if all(case["logic_ratio"] is None for case in result["cases"]):
+        return _tokens(result)
     facts = {f"{case['case']}, seed {case['seed']}": _case(case) for case in result["cases"]}
     test = result["self_test"]
     perturbed = len(test["red"]) + len(test["not_red"])
@@ -73,6 +75,16 @@ def _parity(result: Mapping[str, Any]) -> Facts:
         facts["place"] = place_of(culprit)
         facts["why"] = str(culprit["why"])
     return facts
+
+
+def _tokens(result: Mapping[str, Any]) -> Facts:
+    """A tokenizer is compared exactly: there are no errors to show, only prompts."""
+    differ = [str(case["case"]).rpartition("/")[2] for case in result["cases"] if case["verdict"] != "pass"]
+    return {
+        "prompts": f"{len(result['cases']) - len(differ)} of {len(result['cases'])} are answered alike",
+        "differ": ", ".join(differ),
+        "why": "\n".join(str(row["message"]) for row in result["findings"] if row["verdict"] != "pass"),
+    }
 
 
 def _case(case: Mapping[str, Any]) -> str:

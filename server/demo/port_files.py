@@ -19,6 +19,7 @@ _ADAPTERS = {
     "vae": "wan_vae",
     "text_encoder": "umt5",
     "scheduler": "flow_unipc",
+    "tokenizer": "wan_tokenizer",
     "pipeline": "wan_pipeline",
 }
 _BEFORE = "    # Wan — defaults provided by presets (no sampling_param_cls needed)\n"
@@ -39,6 +40,30 @@ _REGISTRATION = Mistake(
     )
 {_BEFORE}""",
 )
+_CONFIG = '''@dataclass
+class WanT2V480PConfig(PipelineConfig):
+    """Base configuration for Wan T2V 1.3B pipeline architecture."""
+'''
+_CLEANING = Mistake(
+    name="prompts are not cleaned",
+    file="fastvideo/configs/pipelines/wan.py",
+    right=_CONFIG,
+    wrong=f'''def clean_prompt(prompt: str) -> str:
+    """Repair the text, resolve HTML entities and make one space of any white space."""
+    prompt = html.unescape(html.unescape(ftfy.fix_text(prompt)))
+    return re.sub(r"\\s+", " ", prompt.strip()).strip()
+
+
+{_CONFIG}
+    preprocess_text_funcs: tuple[Callable[[str], str], ...] = field(default_factory=lambda: (clean_prompt, ))
+''',
+)
+_IMPORTS = Mistake(
+    name="imports",
+    file=_CLEANING.file,
+    right="from dataclasses import dataclass, field\n",
+    wrong="from dataclasses import dataclass, field\nimport html\nimport re\n\nimport ftfy\n",
+)
 
 
 def adapter(name: str) -> str:
@@ -51,12 +76,18 @@ def register(worktree: Path) -> str:
     return _REGISTRATION.plant(worktree)
 
 
+def clean_prompts(worktree: Path) -> str:
+    """Let FastVideo clean prompts as diffusers does; the edit as a unified diff."""
+    return "\n".join(edit.plant(worktree) for edit in (_IMPORTS, _CLEANING))
+
+
 def write_adapter(worktree: Path, name: str) -> str:
     """Write an adapter; its outline: the signature and first sentence of each function."""
     from ... import prompts
 
     text = (Path(prompts.__path__[0]) / "adapters" / f"{_ADAPTERS[name]}.py").read_text(encoding="utf-8")
-    _write(worktree / adapter(name), text)
+    # The port cleans prompts by then.
+    _write(worktree / adapter(name), text.replace('PROMPTS = "clean"', 'PROMPTS = "any"'))
     functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
     return "\n".join(
         f"def {node.name}({ast.unparse(node.args)}): ...  # {(ast.get_docstring(node) or '').partition(chr(10))[0]}"

@@ -83,7 +83,7 @@ MISTAKES = {
 }
 
 
-def _search(variant: str, target: tuple[str, str], folder: Path) -> dict[str, Any]:
+def _search(variant: str, target: tuple[str, str], folder: Path, **options: Any) -> dict[str, Any]:
     torch.manual_seed(3)
     official, port = Model(), Model(variant)
     port.load_state_dict(official.state_dict())
@@ -98,7 +98,7 @@ def _search(variant: str, target: tuple[str, str], folder: Path) -> dict[str, An
         partner = {name: name for name, _ in port.named_modules() if name}
         forcer = Forcer(kept, partner)
         place: Any = (target[0], 0, target[1])
-        return search(port, run, forcer, kept, partner, scope="block", deep=False, target=place, reach=2e-6)
+        return search(port, run, forcer, kept, partner, scope="block", deep=False, target=place, reach=2e-6, **options)
 
 
 @pytest.mark.parametrize("variant", [name for name in MISTAKES if MISTAKES[name][2]])
@@ -109,6 +109,18 @@ def test_the_planted_mistake_is_named(variant: str, tmp_path: Path) -> None:
     assert any(words in row["words"] for row in found["found"]), found
     best = next(row for row in found["found"] if words in row["words"])
     assert best["after"] <= 2e-6 and best["file"] == __file__ and best["line"] > 0
+
+
+def test_what_mended_one_place_is_tried_first_at_the_next_and_ends_the_search_if_it_mends_that_too(
+    tmp_path: Path,
+) -> None:
+    first = _search("swapped", ("block.q", "inputs"), tmp_path)
+    best = first["found"][0]
+    known = [[best["words"], best["file"], best["line"]]]
+    second = _search("swapped", ("block.k", "inputs"), tmp_path, known=known)
+    assert (second["tried"], second["found"]) == (1, [best]) and first["tried"] > 5
+    other = _search("erf", ("block.down", "inputs"), tmp_path, known=known)
+    assert other["tried"] > 5 and any("tanh GELU" in row["words"] for row in other["found"])
 
 
 def test_a_missing_activation_is_not_named_where_no_call_stands_for_it(tmp_path: Path) -> None:
