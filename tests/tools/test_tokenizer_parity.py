@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fastvideo_port.port.gate import gate
+from fastvideo_port.tools.final_report import final_report
 from fastvideo_port.tools.run_component_parity import finish, run_component_parity
 from fastvideo_port.tools.run_status import run_status
 from fastvideo_port.tools.write_plan import PlanComponent, write_plan
@@ -82,6 +83,9 @@ def test_a_right_tokenizer_passes_and_is_evidence(planned: Any) -> None:
     assert "worktree:fastvideo/words.py" in entry.depends_on
     why = next(item.why for item in gate(planned.port, planned.entries()) if item.id == "component-parity")
     assert "tokenizer" not in why and "transformer" in why
+    report = final_report(planned.ctx, planned.port_id)
+    row = next(line for line in Path(report.markdown).read_text().splitlines() if line.startswith("| tokenizer |"))
+    assert row.split("|")[2:4] == [" pass ", " exact "]
 
 
 def test_a_prompt_that_only_the_port_lower_cases_is_red_with_its_cause(planned: Any) -> None:
