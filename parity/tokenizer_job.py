@@ -90,6 +90,8 @@ def _judge(
             "reused": False,
         },
         "environment_patches": mine["patches"],
+        "flags": {"official": {}, "port": {}},  # no tensor is computed
+        "curve": {"rows": []},
     }
 
 

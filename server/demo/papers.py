@@ -85,5 +85,5 @@ The first sigma of FastVideo's schedule is shifted twice; the pipelines are comp
 The example calls the pipeline itself: VideoGenerator needs torchvision, which this environment lacks.
 
 ## Handoff Notes
-Prompts are not cleaned (ftfy, html.unescape) as diffusers does.
+Prompts are cleaned (ftfy, html.unescape, white space) as diffusers does.
 """

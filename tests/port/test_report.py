@@ -257,6 +257,12 @@ def test_a_pass_without_a_number_is_refused(ratio: float | None) -> None:
         ParityRow(component="vae", verdict="pass", logic_ratio=ratio)
 
 
+def test_what_is_equal_or_not_passes_without_a_number_but_not_without_a_case() -> None:
+    assert ParityRow(component="tokenizer", verdict="pass", reference="exact", cases=("16 inputs",)).logic_ratio is None
+    with pytest.raises(ValidationError, match="finite logic_ratio"):
+        ParityRow(component="tokenizer", verdict="pass", reference="exact")
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
