@@ -33,10 +33,8 @@ NEVER: dict[str, set[str]] = {
 PARITY_MAY = {"torch", "numpy", "safetensors", "av", "PIL", "triton", "typing_extensions"}
 # The SSIM job runs in the server's own environment; what it draws and compares with is imported in functions only.
 PARITY_LAZILY = {"parity/ssim.py": {"pytorch_msssim"}, "parity/ssim_pictures.py": {"matplotlib"}}
-ONLY_WITH_CUDA = {
-    f"parity/{name}.py"
-    for name in ("metrics_triton", "metrics_triton_float64", "sketch_device", "sketch_triton", "ssim_triton")
-}
+_CUDA = ("metrics_triton", "metrics_triton_float64", "sketch_device", "sketch_triton", "ssim_triton", "triton_launch")
+ONLY_WITH_CUDA = {f"parity/{name}.py" for name in _CUDA}
 
 
 def modules(room: str) -> list[Path]:

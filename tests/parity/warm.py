@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,4 +155,5 @@ class _WarmChild:
         return self.wait()
 
     def kill(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended a moment ago, as Popen.kill allows
+            os.kill(self._pid, signal.SIGKILL)

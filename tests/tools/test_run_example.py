@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -285,11 +286,11 @@ def test_an_example_that_runs_the_official_code_fails(example: Example, tmp_path
 
 def test_an_isolated_interpreter_whose_imports_are_unknown_is_no_evidence(example: Example) -> None:
     path = example.worktree.parent / "isolated"
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} -I "$@"\n')
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I "$@"\n')
     path.chmod(0o755)
     example.ctx.ports.update(PORT, lambda port: port.model_copy(update={"python": str(path)}))
     result = example.run(example.script("import sys\n", "import sys; sys.path.insert(0, '.')\n"))
-    assert result.verdict == "inconclusive" and codes(result) == ["imports-unknown"]
+    assert (result.verdict, codes(result)) == ("inconclusive", ["imports-unknown"]), result
 
 
 def test_a_script_outside_examples_is_a_trial_only(example: Example) -> None:
