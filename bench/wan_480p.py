@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--cases", nargs="+", default=["small", "480p"])
+    parser.add_argument("--align-backends", action="store_true", help="both sides on torch's math attention")
     options = parser.parse_args()
     write = sys.stdout.write
     with tempfile.TemporaryDirectory() as name:
@@ -77,6 +78,7 @@ def main() -> None:
             "device": options.device,
             "patches": ["cpu-attention"] if options.device == "cpu" else [],
             "threads": 4,
+            "align_backends": options.align_backends,
         }
         value = component_parity(spec, Job(run))
     write(f"verdict {value['verdict']}, reference {value['reference']['kind']}: {value['reference']['why']}\n")
