@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastvideo_port.parity import sketch, trace
+from fastvideo_port.parity import sketch, tracing
+from fastvideo_port.parity.trace import Trace
 
 say = sys.stdout.write
 
@@ -117,14 +118,14 @@ class HostTime:
         self.seconds, self.calls = 0.0, 0
 
     def __enter__(self) -> HostTime:
-        self.kept = {name: getattr(trace._Recorder, name) for name in ("begin", "end")}
+        self.kept = {name: getattr(tracing._Recorder, name) for name in ("begin", "end")}
         for name, function in self.kept.items():
-            setattr(trace._Recorder, name, self.timed(function))
+            setattr(tracing._Recorder, name, self.timed(function))
         return self
 
     def __exit__(self, *_: object) -> None:
         for name, function in self.kept.items():
-            setattr(trace._Recorder, name, function)
+            setattr(tracing._Recorder, name, function)
 
     def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -138,9 +139,9 @@ class HostTime:
         return run
 
 
-def traced(model: torch.nn.Module, bundle: tuple[torch.Tensor, ...], path: Path | None = None) -> trace.Trace:
+def traced(model: torch.nn.Module, bundle: tuple[torch.Tensor, ...], path: Path | None = None) -> Trace:
     """A traced forward with everything on the host at its end, and saved if a path is given."""
-    with trace.tracing(model) as result:
+    with tracing.tracing(model) as result:
         forward(model, bundle)
     if path is not None:
         result.save(path)

@@ -112,7 +112,7 @@ def main() -> None:
     """Build, trace, save the trace, and print names, shapes and cost as JSON."""
     spec = json.loads(sys.argv[1])
     sys.path.insert(0, spec["fastvideo"])
-    from fastvideo_port.parity.trace import tracing
+    from fastvideo_port.parity.tracing import tracing
 
     side, device, dtype = spec["side"], torch.device(spec["device"]), getattr(torch, spec["dtype"])
     if side == "port":

@@ -23,7 +23,7 @@ from .handover import announce, await_file
 from .job import Job
 from .passing import Forcer, Keeper, Kept, Where, passing
 from .side import Item, Runner, open_side
-from .trace import tracing
+from .tracing import tracing
 from .trials import search
 
 CAPTURE_LIMIT = 4 << 30

@@ -44,7 +44,7 @@ from .observe import observing, switches
 from .patches import apply_patches
 from .proof import Proof, prove
 from .seal import Seal
-from .trace import tracing
+from .tracing import tracing
 from .weights import Entry, entries_of_model, tensors_of_model
 
 PERTURBATION = 1e-2

@@ -9,7 +9,8 @@ import pytest
 import torch
 from fastvideo_port.parity.pairing import coverage, pair_modules
 from fastvideo_port.parity.proof import prove
-from fastvideo_port.parity.trace import Trace, tracing
+from fastvideo_port.parity.trace import Trace
+from fastvideo_port.parity.tracing import tracing
 from fastvideo_port.parity.weights import entries_of_model, tensors_of_model
 from torch import nn
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from fastvideo_port.parity.returned import returned_instead
-from fastvideo_port.parity.trace import tracing
+from fastvideo_port.parity.tracing import tracing
 from torch import nn
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from fastvideo_port.parity.healing import Excuse, looked_past
-from fastvideo_port.parity.trace import tracing
+from fastvideo_port.parity.tracing import tracing
 from torch import nn
 
 from . import lab

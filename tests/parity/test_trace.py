@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastvideo_port.parity.sketch import Fingerprint, fingerprint
-from fastvideo_port.parity.trace import Trace, tracing
+from fastvideo_port.parity.trace import Trace
+from fastvideo_port.parity.tracing import tracing
 from torch import nn
 
 

@@ -1,0 +1,302 @@
+"""Record what every module of a model receives and returns, by hooks."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from functools import cache
+from types import CodeType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from .callsite import Site, call_site
+from .leaves import leaves
+from .sketch import HALVES
+from .trace import Call, ModuleInfo, Trace
+from .traced_tensors import Tensors
+
+_NORMS = frozenset({"layer_norm", "rms_norm"})
+_ATTENTION = "scaled_dot_product_attention"
+BOUNDARIES = _NORMS | {_ATTENTION}
+"""Functions that are traced like modules, where code leaves the module tree; a norm only outside a norm module."""
+_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+_CASTS = (torch.Tensor.float, torch.Tensor.to)
+
+
+class _Open:
+    """A call as it is noted while the model runs; `_Recorder.finish` makes a `Call` of it."""
+
+    __slots__ = (
+        "cls", "ended", "handled", "held", "inputs", "module", "occurrence", "outputs", "parent", "site", "writes",
+    )  # fmt: skip
+
+    def __init__(self, module: str, cls: str, occurrence: int, parent: int, site: Site) -> None:
+        self.module, self.cls, self.occurrence, self.parent, self.site = module, cls, occurrence, parent, site
+        self.handled = sys.exc_info()[1]
+        self.inputs: list[tuple[str, int]] = []
+        self.outputs: list[tuple[str, int]] = []
+        self.writes: list[tuple[str, int]] = []
+        self.held: list[tuple[str, Any]] = []
+        self.ended = -1
+
+
+class _Recorder:
+    """Notes calls and tensors in as few steps as it can: a forward makes thousands of them."""
+
+    def __init__(self, trace: Trace, sketches: bool, narrow: bool) -> None:
+        self.trace = trace
+        self.tensors = Tensors(narrow=narrow, sketches=sketches)
+        self.calls: list[_Open] = []
+        self.stack: list[int] = []
+        self.modules: list[torch.nn.Module | None] = []
+        self.ended = 0
+        self.codes: dict[int, tuple[CodeType, bool]] = {}
+        self.occurrences: Counter[str] = Counter()
+
+    def begin(self, module: str, cls: str, values: Any, owner: torch.nn.Module | None = None) -> None:
+        occurrence = self.occurrences[module]
+        self.occurrences[module] = occurrence + 1
+        call = _Open(module, cls, occurrence, self.stack[-1] if self.stack else -1, call_site(self.codes))
+        self.stack.append(len(self.calls))
+        self.modules.append(owner)
+        self.calls.append(call)
+        call.inputs = self.record(values)
+        call.held = _writable(values)
+
+    def end(self, output: Any) -> None:
+        self.modules.pop()
+        call = self.calls[self.stack.pop()]
+        if sys.exc_info()[1] is not call.handled:
+            call.held = []
+            return  # it raised, and its caller may go on: such a call has no end
+        call.handled = None
+        call.outputs = self.record(output)
+        if call.held:
+            call.writes = self.left_in(call)
+            call.held = []
+        call.ended = self.ended
+        self.ended += 1
+
+    def record(self, values: Any) -> list[tuple[str, int]]:
+        if isinstance(values, torch.Tensor):
+            return [("", self.tensors.add(values))] if values.device.type != "meta" else []
+        if type(values) is tuple:
+            found = []
+            for index, value in enumerate(values):
+                if isinstance(value, torch.Tensor):
+                    if value.device.type != "meta":
+                        found.append((f"[{index}]", self.tensors.add(value)))
+                elif isinstance(value, (bool, int, float)):
+                    found.append((f"[{index}]", self.tensors.add_number(float(value))))
+                elif value is not None:
+                    found += [
+                        (f"[{index}]{'.' if name and name[0] != '[' else ''}{name}", place)
+                        for name, place in self.record(value)
+                    ]
+            return found
+        return [(name, self.tensors.add(tensor)) for name, tensor in leaves(values) if tensor.device.type != "meta"]
+
+    def left_in(self, call: _Open) -> list[tuple[str, int]]:
+        """What the call's arguments hold now and did not when it began."""
+        before = {index for _, index in call.inputs}
+        found = []
+        for argument, container in call.held:
+            for name, tensor in leaves(container):
+                if (
+                    tensor.numel() > 1
+                    and tensor.device.type != "meta"
+                    and (index := self.tensors.add(tensor)) not in before
+                ):
+                    found.append((f"{argument}{'.' if name and name[0] != '[' else ''}{name}", index))
+        return found
+
+    def finish(self) -> None:
+        """Fill the trace."""
+        self.trace.tensors.extend(self.tensors.finish())
+        for c in self.calls:
+            code, line = c.site
+            file, function = (code.co_filename, code.co_name) if code is not None else ("", "")
+            self.trace.calls.append(
+                Call(
+                    c.module,
+                    c.cls,
+                    c.occurrence,
+                    c.parent,
+                    file,
+                    line,
+                    function,
+                    c.inputs,
+                    c.outputs,
+                    c.ended,
+                    c.writes,
+                )
+            )
+
+
+def _writable(values: Any) -> list[tuple[str, Any]]:
+    """Arguments of a call into which it can put tensors, under the names that `leaves` gives them."""
+    if type(values) is not tuple:
+        return []
+    found = []
+    for place, value in enumerate(values):
+        if isinstance(value, torch.Tensor):
+            continue
+        if isinstance(value, dict):  # keyword arguments, or a dict among the others
+            found += [(f"[{place}].{key}", item) for key, item in value.items() if _is_writable(item)]
+        if _is_writable(value) and not (isinstance(value, dict) and place == len(values) - 1):
+            found.append((f"[{place}]", value))
+    return found
+
+
+def _is_writable(value: Any) -> bool:
+    return isinstance(value, (list, dict)) or (is_dataclass(value) and not isinstance(value, type))
+
+
+class _Functions(TorchFunctionMode):
+    """Sees functions that are not modules: attention and norms, as boundaries."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self.watched: dict[Any, Callable[..., Any] | None] = dict.fromkeys(_CASTS, self._cast)
+        self.watched[_DATA] = self._data
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        try:
+            watch = self.watched[func]
+        except KeyError:
+            watch = self.watched[func] = self._boundary if getattr(func, "__name__", "") in BOUNDARIES else None
+        if watch is not None:
+            return watch(func, args, kwargs or {})
+        return func(*args, **kwargs) if kwargs else func(*args)
+
+    def _data(self, func: Callable[..., Any], args: tuple[Any, ...], _: dict[str, Any]) -> Any:
+        """What ``tensor.data`` returns counts its changes apart: a dead tensor's count says nothing of its memory."""
+        self.recorder.tensors.apart |= not isinstance(args[0], torch.nn.Parameter)
+        return func(*args)
+
+    def _cast(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = func(*args, **kwargs)
+        if args:
+            self.recorder.tensors.cast(args[0], output)
+        return output
+
+    def _boundary(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name, recorder = func.__name__, self.recorder
+        owner = recorder.modules[-1] if recorder.modules else None
+        if name in _NORMS and _is_norm(owner):
+            return func(*args, **kwargs)
+        where = recorder.calls[recorder.stack[-1]].module if recorder.stack else ""
+        seen = (args, kwargs)
+        if name == _ATTENTION:
+            heads = {key: _by_token(kwargs[key]) for key in kwargs.keys() & {"query", "key", "value"}}
+            seen = ((*map(_by_token, args[:3]), *args[3:]), {**kwargs, **heads})
+        recorder.begin(f"{where}::{name}", resolve_name(func) or name, seen, owner)
+        try:
+            output = func(*args, **kwargs)
+        except BaseException:
+            recorder.end(None)
+            raise
+        recorder.end(_by_token(output) if name == _ATTENTION else output)
+        return output
+
+
+def _by_token(value: Any) -> Any:
+    """Heads of shape (B, H, S, D) as (B, S, H, D), which in most code is the memory of a projection, seen before."""
+    return value.transpose(1, 2) if isinstance(value, torch.Tensor) and value.ndim == 4 else value
+
+
+def _is_norm(module: torch.nn.Module | None) -> bool:
+    """Whether a module is a norm itself, so that a functional norm in it is no boundary of its own."""
+    return module is not None and type(module).__name__.lower().endswith(("layernorm", "rmsnorm"))
+
+
+def locate(module: torch.nn.Module) -> ModuleInfo:
+    """The class of a module and the lines of the forward that does its work.
+
+    FastVideo's custom operations forward to ``forward_native`` or ``forward_cuda`` of the subclass; that one is named.
+    """
+    cls: Any = type(module)
+    return _located(cls)
+
+
+@cache
+def _located(cls: Any) -> ModuleInfo:
+    own = next((name for name in ("forward", "forward_native", "forward_cuda") if name in cls.__dict__), "forward")
+    function = inspect.unwrap(getattr(cls, own, cls.forward))
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    try:
+        parameters = list(inspect.signature(inspect.unwrap(cls.forward)).parameters)[1:]
+    except (ValueError, TypeError):
+        parameters = []
+    try:
+        source, start = inspect.getsourcelines(function)
+        return ModuleInfo(name, inspect.getsourcefile(function) or "", start, start + len(source) - 1, parameters)
+    except (OSError, TypeError):
+        return ModuleInfo(name, "", 0, 0, parameters)
+
+
+@contextmanager
+def tracing(model: torch.nn.Module, *, sketches: bool = True) -> Iterator[Trace]:
+    """Trace every module call of ``model`` inside the block; the trace is filled when the block ends.
+
+    Nothing waits for a device before that, and nothing of a tensor is kept but its fingerprint. Where the model holds
+    parameters in half precision, sketches are rounded to float32 throughout: its values carry no more digits.
+
+    Args:
+        model: The model; its hooks are removed at the end.
+        sketches: Fingerprint the values; otherwise only shapes and dtypes are kept.
+    """
+    trace = Trace()
+    narrow = any(parameter.dtype in HALVES for parameter in model.parameters())
+    recorder = _Recorder(trace, sketches, narrow)
+    handles = []
+
+    def watch(name: str, module: torch.nn.Module) -> None:
+        cls = type(module).__name__
+
+        # Without the mode of `_Functions`, which sees every look at a tensor too.
+        def before(_: torch.nn.Module, args: Any, kwargs: Any) -> None:
+            with torch._C.DisableTorchFunction():
+                recorder.begin(name, cls, (*args, kwargs) if kwargs else args, module)
+
+        def after(_: torch.nn.Module, __: Any, ___: Any, output: Any) -> None:
+            with torch._C.DisableTorchFunction():
+                recorder.end(output)
+
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+        trace.modules[name] = locate(module)
+
+    with _young_only():
+        for name, module in model.named_modules():
+            watch(name, module)
+        try:
+            with _Functions(recorder):
+                yield trace
+        finally:
+            for handle in handles:
+                handle.remove()
+            recorder.finish()
+
+
+@contextmanager
+def _young_only() -> Iterator[None]:
+    """Let the garbage collector pass by what there is: a look at all of it takes as long as a third of a forward."""
+    freeze = not gc.get_freeze_count()
+    if freeze:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if freeze:
+            gc.unfreeze()
