@@ -30,7 +30,7 @@ from fastvideo_port.tests.tools.tiny import NAME, Tiny, make
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
-PACED_S, FAST_S = 10.0, 5.0
+PACED_S, FAST_S, STARTS_S = 10.0, 5.0, 60.0
 BARE = """
 import sys, uvicorn
 from mcp.server import MCPServer
@@ -48,11 +48,14 @@ def serving(command: list[str], home: Path, port: int) -> Iterator[psutil.Proces
     """A server process, once it answers."""
     process = subprocess.Popen(command, env={**os.environ, "FASTVIDEO_PORT_HOME": str(home)}, stderr=subprocess.DEVNULL)
     try:
+        deadline = time.monotonic() + STARTS_S
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port)).close()
                 break
-            except OSError:
+            except OSError as error:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"No server answers on port {port}: {' '.join(command)}") from error
                 time.sleep(0.05)
         yield psutil.Process(process.pid)
     finally:
