@@ -8,39 +8,15 @@ float32; in float32 and bfloat16. Prints what the verdict rests on and how long 
 from __future__ import annotations
 
 import argparse
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from fastvideo_port.parity.component_job import component_parity
 from fastvideo_port.parity.job import Job
+from wan_pair import WanPair, wan_1_3b
 
-ROOT = Path(__file__).resolve().parent.parent
-LAYERS = 30
-CASES = (
-    '\nCASES = {"small": {"batch": 1, "frames": 2, "height": 8, "width": 12, "text": 16}, '
-    '"480p": {"batch": 1, "frames": 21, "height": 60, "width": 104, "text": 512}}\n'
-)
-_BUILD = """
-import sys, torch
-from diffusers import WanTransformer3DModel
-torch.manual_seed(0)
-with torch.device(sys.argv[3]):
-    model = WanTransformer3DModel(num_layers=int(sys.argv[2]), num_attention_heads=12, ffn_dim=8960)
-with torch.no_grad():
-    for name, value in model.named_parameters():
-        if value.ndim == 1:
-            value.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.1)
-        elif "scale_shift_table" in name:
-            value.normal_(0.0, 0.5)
-        else:
-            value.normal_(0.0, 1.5 / value[0].numel() ** 0.5)
-model.save_pretrained(sys.argv[1])
-print(sum(p.numel() for p in model.parameters()))
-"""
+LAYERS, GAIN = 30, 1.5
 
 
 def main() -> None:
@@ -55,31 +31,12 @@ def main() -> None:
     options = parser.parse_args()
     write = sys.stdout.write
     with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        worktree, run = work / "worktree", work / "run"
+        pair = WanPair(Path(name), options.fastvideo, options.python, options.device)
+        parameters = pair.write_weights(wan_1_3b(options.layers), GAIN)
+        write(f"{parameters / 1e9:.2f} billion parameters, {options.layers} blocks\n")
+        spec = pair.spec(cases=options.cases, threads=4, trials=False, align_backends=options.align_backends)
+        run = Path(name) / "run"
         run.mkdir()
-        shutil.copytree(options.fastvideo / "fastvideo", worktree / "fastvideo")
-        adapter = worktree / "parity_transformer.py"
-        adapter.write_text((ROOT / "prompts" / "adapters" / "wan_dit.py").read_text() + CASES)
-        command = [options.python, "-c", _BUILD, str(work / "weights" / "transformer"), str(options.layers)]
-        built = subprocess.run([*command, options.device], capture_output=True, text=True, check=True)
-        write(f"{int(built.stdout.split()[-1]) / 1e9:.2f} billion parameters, {options.layers} blocks\n")
-        spec: dict[str, Any] = {
-            "adapter": str(adapter),
-            "worktree": str(worktree),
-            "official_repo": None,
-            "official_weights": str(work / "weights"),
-            "converted_weights": None,
-            "python": options.python,
-            "official_python": None,
-            "cases": options.cases,
-            "seeds": [0],
-            "dtypes": ["float32", "bfloat16"],
-            "device": options.device,
-            "patches": ["cpu-attention"] if options.device == "cpu" else [],
-            "threads": 4,
-            "align_backends": options.align_backends,
-        }
         value = component_parity(spec, Job(run))
     write(f"verdict {value['verdict']}, reference {value['reference']['kind']}: {value['reference']['why']}\n")
     write(f"{value['pairing']['paired']} of {value['pairing']['modules']} called modules paired, {value['timings']}\n")

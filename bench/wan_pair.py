@@ -30,8 +30,9 @@ with torch.no_grad():
         elif "scale_shift_table" in name:
             value.normal_(0.0, 0.5)
         else:
-            value.normal_(0.0, 1.0 / value[0].numel() ** 0.5)
+            value.normal_(0.0, float(sys.argv[4]) / value[0].numel() ** 0.5)
 model.save_pretrained(sys.argv[1])
+print(sum(p.numel() for p in model.parameters()))
 """
 
 
@@ -75,14 +76,20 @@ class WanPair:
         self.adapter.write_text((ROOT / "prompts" / "adapters" / "wan_dit.py").read_text() + _480P)
         self._runs = 0
 
-    def write_weights(self, geometry: Geometry) -> None:
-        """Write the seeded checkpoint in Diffusers layout."""
+    def write_weights(self, geometry: Geometry, gain: float = 1.0) -> int:
+        """Write the seeded checkpoint in Diffusers layout, matrices with ``gain`` over the root of their inputs.
+
+        Returns:
+            Number of parameters.
+        """
         target = str(self.folder / "weights" / "transformer")
-        subprocess.run(
-            [self.python, "-c", _BUILD, target, json.dumps(asdict(geometry)), self.device],
+        done = subprocess.run(
+            [self.python, "-c", _BUILD, target, json.dumps(asdict(geometry)), self.device, str(gain)],
             check=True,
             capture_output=True,
+            text=True,
         )
+        return int(done.stdout.split()[-1])
 
     def edit(self, old: str, new: str, file: str = BLOCK) -> None:
         """Change one line of the port, as an agent does: the first that holds ``old``.

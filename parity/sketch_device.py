@@ -15,6 +15,7 @@ import torch
 
 from .sketch import BLOCK, WIDTH, in_order, pack
 from .sketch_triton import ROW, line_up_kernel, sketch_kernel
+from .strides import merged
 from .triton_launch import launch
 
 SLAB = 128
@@ -126,11 +127,11 @@ class DeviceSketcher:
     def _in_pieces(self, tensor: torch.Tensor, row: int) -> None:
         """Put a tensor in order in the scratch, as many elements at a time as it holds."""
         room = SCRATCH // tensor.element_size()
-        merged = merge(tensor.shape, tensor.stride())
-        if merged is None or merged[0][2] > room:
+        planar = _planes(tensor.shape, tensor.stride())
+        if planar is None or planar[0][2] > room:
             self._launch(tensor.contiguous(), row, 0, tensor.numel())
             return
-        (planes, n, c), (plane, of_row, of_column) = merged
+        (planes, n, c), (plane, of_row, of_column) = planar
         target = self._room(min(tensor.nbytes, SCRATCH)).view(tensor.dtype)
         many = max(1, min(room // (n * c), 65535))
         height = min(n, room // c)
@@ -210,22 +211,14 @@ def _unpack(slab: npt.NDArray[np.float64], kept: list[tuple[int, bool]]) -> list
     return rows
 
 
-def merge(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[tuple[int, int, int], tuple[int, int, int]] | None:
+def _planes(
+    shape: tuple[int, ...], stride: tuple[int, ...]
+) -> tuple[tuple[int, int, int], tuple[int, int, int]] | None:
     """Sizes and strides of a tensor seen as planes of rows and columns; none if it takes more than three."""
-    sizes: list[int] = []
-    strides: list[int] = []
-    for size, step in zip(shape, stride, strict=True):
-        if size == 1:
-            continue
-        if sizes and strides[-1] == size * step:
-            sizes[-1] *= size
-            strides[-1] = step
-        else:
-            sizes.append(size)
-            strides.append(step)
+    sizes, strides = merged(shape, stride)
     if len(sizes) > 3:
         return None
-    while len(sizes) < 3:
-        sizes.insert(0, 1)
-        strides.insert(0, 0)
-    return (sizes[0], sizes[1], sizes[2]), (strides[0], strides[1], strides[2])
+    missing = 3 - len(sizes)
+    a, b, c = [1] * missing + sizes
+    x, y, z = [0] * missing + strides
+    return (a, b, c), (x, y, z)

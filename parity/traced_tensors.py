@@ -10,6 +10,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from .sketch import HALVES, Fingerprint, Sketcher
+from .strides import merged
 
 
 class _Seen:
@@ -129,12 +130,5 @@ def _layout(tensor: torch.Tensor) -> tuple[int, ...]:
     """What tells tensors of one memory apart in the order of their elements: equal for two shapes with one order."""
     if tensor.is_contiguous():
         return (tensor.numel(),)
-    found: list[int] = []
-    for size, step in zip(tensor.shape, tensor.stride(), strict=True):
-        if size == 1:
-            continue
-        if found and found[-1] == size * step:
-            found[-2:] = [found[-2] * size, step]
-        else:
-            found += [size, step]
-    return tuple(found)
+    sizes, strides = merged(tensor.shape, tensor.stride())
+    return (*sizes, *strides)

@@ -65,7 +65,7 @@ class _Ops(TorchFunctionMode):
         self.trial = trial
         self.found = found
         self.number = 0
-        self.outside: dict[int, tuple[CodeType, bool]] = {}
+        self.codes: dict[int, tuple[CodeType, bool]] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -79,7 +79,7 @@ class _Ops(TorchFunctionMode):
             return self.trial.variant.change(func, args, kwargs)
         result = func(*args, **kwargs)
         if self.found is not None:
-            code, line = call_site(self.outside)
+            code, line = call_site(self.codes)
             file = code.co_filename if code is not None else ""
             for variant in variants(func, args, kwargs, result):
                 self.found.append(_Trial(f"{op_name(func)}: {variant.words}", frozenset({number}), variant, file, line))

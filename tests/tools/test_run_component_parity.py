@@ -10,6 +10,8 @@ from fastvideo_port.port.gate import gate
 from fastvideo_port.tools.run_component_parity import _backend_step, finish, run_component_parity
 from fastvideo_port.tools.run_status import run_status
 
+from .tiny import full_run
+
 RIGHT, WRONG = "eps=1e-6", "eps=1e-2"
 PORT = "fastvideo/tiny.py"
 
@@ -20,17 +22,8 @@ def parity_item(tiny: Any) -> tuple[str, str]:
     return item.state, item.why
 
 
-def full_run(tiny: Any) -> Any:
-    """The run that the gate asks for; longer than one wait if the machine is busy."""
-    result = run_component_parity(tiny.ctx, tiny.port_id, "transformer", device="cpu")
-    while result.state in ("queued", "running"):
-        run_status(tiny.ctx, result.run_id, 45)
-        result = finish(tiny.ctx, tiny.ctx.runs.get(result.run_id))
-    return result
-
-
 def test_a_right_port_passes_in_full_and_is_evidence(tiny: Any) -> None:
-    result = full_run(tiny)
+    result = full_run(tiny, "transformer")
     assert (result.state, result.verdict) == ("done", "pass"), result.findings
     assert {(row.case, row.seed) for row in result.cases} == {
         (case, seed) for case in ("small", "odd") for seed in (0, 1)
@@ -61,7 +54,7 @@ def test_a_wrong_port_fails_in_a_part_and_that_counts_until_a_full_run_passes(ti
     part = run_component_parity(tiny.ctx, tiny.port_id, "transformer", seeds=[0], device="cpu")
     assert part.verdict == "pass" and "full run" in part.next_step
     assert parity_item(tiny)[0] != "pass"
-    assert full_run(tiny).verdict == "pass"
+    assert full_run(tiny, "transformer").verdict == "pass"
     assert parity_item(tiny)[0] == "pass"
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from fastvideo_port.port.gate import gate
 from fastvideo_port.tools.final_report import final_report
-from fastvideo_port.tools.run_component_parity import finish, run_component_parity
-from fastvideo_port.tools.run_status import run_status
 from fastvideo_port.tools.write_plan import PlanComponent, write_plan
+
+from .tiny import full_run
 
 TOKENIZER = """
 import zlib
@@ -65,17 +65,8 @@ def planned(tiny: Any) -> Any:
     return tiny
 
 
-def compared(tiny: Any) -> Any:
-    """The result of the whole check."""
-    result = run_component_parity(tiny.ctx, tiny.port_id, "tokenizer", device="cpu")
-    while result.state in ("queued", "running"):
-        run_status(tiny.ctx, result.run_id, 45)
-        result = finish(tiny.ctx, tiny.ctx.runs.get(result.run_id))
-    return result
-
-
 def test_a_right_tokenizer_passes_and_is_evidence(planned: Any) -> None:
-    result = compared(planned)
+    result = full_run(planned, "tokenizer")
     assert result.verdict == "pass", result.findings
     assert result.self_test is not None and result.self_test.passed
     entry = planned.entries()[-1]
@@ -90,6 +81,6 @@ def test_a_right_tokenizer_passes_and_is_evidence(planned: Any) -> None:
 
 def test_a_prompt_that_only_the_port_lower_cases_is_red_with_its_cause(planned: Any) -> None:
     with planned.edited("fastvideo/words.py", "text.split()", "text.lower().split()"):
-        result = compared(planned)
+        result = full_run(planned, "tokenizer")
     assert result.verdict == "fail"
     assert [row.code for row in result.findings if row.verdict == "fail"] == ["tokens-text-lower"]

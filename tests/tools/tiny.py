@@ -14,6 +14,8 @@ from fastvideo_port.port.records import PortRecord
 from fastvideo_port.tools.base import ToolContext
 from fastvideo_port.tools.create_worktree import create_worktree
 from fastvideo_port.tools.fetch_weights import fetch_weights
+from fastvideo_port.tools.run_component_parity import RunComponentParityResult, finish, run_component_parity
+from fastvideo_port.tools.run_status import run_status
 from fastvideo_port.tools.write_plan import PlanComponent, write_plan
 
 OFFICIAL = """
@@ -180,6 +182,15 @@ def make(folder: Path) -> Tiny:
     )
     write_plan(ctx, made.port_id, "The network.", [component])
     return Tiny(ctx, made.port_id, worktree)
+
+
+def full_run(tiny: Tiny, component: str) -> RunComponentParityResult:
+    """The run that the gate asks for; longer than one wait if the machine is busy."""
+    result = run_component_parity(tiny.ctx, tiny.port_id, component, device="cpu")
+    while result.state in ("queued", "running"):
+        run_status(tiny.ctx, result.run_id, 45)
+        result = finish(tiny.ctx, tiny.ctx.runs.get(result.run_id))
+    return result
 
 
 def _write(path: Path, text: str) -> None:
