@@ -149,21 +149,17 @@ def tune(a: torch.Tensor, b: torch.Tensor, copy: float, write: Callable[[str], o
         except Exception as error:  # A configuration that a card refuses is a row, not the end.
             rows.append((math.inf, how, f"{type(error).__name__}: {error}"[:80]))
 
-    for stages, warps in itertools.product((3, 2, 1, 4), (4, 2, 1, 8)):
+    for warps, programs in itertools.product((8, 4, 16), (6, 8, 12, 16, 24, 32, 48)):
         if time.monotonic() - begin < _TUNE_S:
-            attempt(Configuration(warps, stages))
-    best = sorted(rows, key=lambda row: row[0])[:2]
-    for (_, how, _), chunk in itertools.product(best, (1 << 14, 1 << 15, 1 << 17, 1 << 18)):
-        if time.monotonic() - begin < _TUNE_S:
-            attempt(Configuration(how.warps, how.stages, chunk))
+            attempt(Configuration(warps, programs))
     best = sorted(rows, key=lambda row: row[0])[:1]
-    for (_, how, _), registers in itertools.product(best, (32, 40, 48, 64)):
+    for (_, how, _), registers in itertools.product(best, (40, 48, 64)):
         if time.monotonic() - begin < _TUNE_S:
-            attempt(Configuration(how.warps, how.stages, how.chunk, registers))
-    write(f"\n{'warps':>8}{'stages':>8}{'chunk':>8}{'registers':>11}{'ms':>10}{'GB/s':>9}{'of copy':>9}\n")
+            attempt(Configuration(how.warps, how.programs, registers))
+    write(f"\n{'warps':>8}{'programs':>10}{'registers':>11}{'ms':>10}{'GB/s':>9}{'of copy':>9}\n")
     read = 2 * a.numel() * a.element_size()
     for took, how, remark in sorted(rows, key=lambda row: -row[0]):
-        write(f"{how.warps:8}{how.stages:8}{how.chunk:8}{how.registers or '-':>11}")
+        write(f"{how.warps:8}{how.programs:10}{how.registers or '-':>11}")
         write(f"{took:10.3f}{read / took / 1e6:9.0f}{copy / took:9.0%}  {remark}\n")
     write(f"{len(rows)} configurations in {time.monotonic() - begin:.0f} s\n{parts(lambda: distance(a, b))}")
 

@@ -110,8 +110,11 @@ def _totals(actual: torch.Tensor, expected: torch.Tensor, scale: float = 1.0) ->
         try:
             from .metrics_triton import READABLE, compare_on_gpu
 
-            if (actual.dtype in READABLE and expected.dtype in READABLE) or actual.is_complex():
-                as_it_lies = actual.device == expected.device and actual.is_contiguous() and expected.is_contiguous()
+            readable = actual.dtype in READABLE and expected.dtype in READABLE
+            as_it_lies = actual.device == expected.device and actual.is_contiguous() and expected.is_contiguous()
+            if readable and as_it_lies and actual.numel() and not (actual.is_neg() or expected.is_neg()):
+                return compare_on_gpu(actual, expected)
+            if readable or actual.is_complex():
                 found = Totals()
                 offset = 0
                 for a, b in pieces(actual, expected, actual.numel() * 2 + 1 if as_it_lies else _COPIED):

@@ -4,11 +4,13 @@ Imported only where a CUDA device is used; Triton comes with torch's CUDA builds
 
 Two bfloat16 tensors bring 4 elements a clock to each multiprocessor at 4 TB/s, which leaves some 33 instructions for an
 element and lets 16 numbers a clock become float64, about 4 an element. So two large tensors in bfloat16 or float16 go
-through `_stream`, some 25 instructions and 2 conversions an element without a branch, and its results hold because
+through `_stream`, some 23 instructions and 2 conversions an element without a branch, and its results hold because
 
-* both numbers are exact in float32, two arrive in one word, and the four sums are float64 from the first addition, so
-  no square overflows or vanishes. The sums are the CPU's up to the order of additions: relative error below
+* both numbers are exact in float32, two arrive in one word, and the sums are float64 from the first addition, so no
+  square overflows or vanishes. They are the CPU's up to the order of additions: relative error below
   (elements of a lane + lanes + chunks) * 2^-53 of the sum of magnitudes;
+* with d = a - b, three sums say all four: a * b = d * b + b^2 and a^2 = d^2 + 2 d * b + b^2. Where a is so much smaller
+  than b that the latter cancels (`_CANCELS`), `compare_in_float64` does it all;
 * NaN and infinity need no test: either makes a sum of squares non-finite, and then `compare_in_float64` does it all;
 * a tolerance in float32 decides as float64 does: a gap is near a tolerance for a few pairs only, and the tests walk
   through all of them (for each b the values of a around both bounds, in both dtypes);
@@ -27,6 +29,7 @@ about the same largest ratio, as expected values far from 0 may have, it is a se
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton
@@ -48,14 +51,13 @@ class Configuration:
 
     Attributes:
         warps: Warps a program; a tile is 256 elements a warp.
-        stages: Tiles of a program in shared memory or on the way there; 1 loads each into registers when it is needed.
-        chunk: Elements that a program walks through in a large tensor.
+        programs: Programs a multiprocessor in a large tensor, each with as many tiles as the others, so that all end at
+            about the same time.
         registers: Most registers a thread may take; None leaves it to the compiler.
     """
 
-    warps: int = 8
-    stages: int = 1
-    chunk: int = 1 << 17
+    warps: int = 4
+    programs: int = 48
     registers: int | None = None
 
 
@@ -63,7 +65,10 @@ TUNED = Configuration()
 
 # Below this `compare_in_float64` is as fast: it needs two kernels instead of four.
 _LARGE = 1 << 21
-_BLOCK = 4096
+_LEAST_TILES = 4
+_BLOCK = 1024
+_CANCELS = 1 / 16
+"""Sums of a^2 below this share of the sum of b^2 lose digits as they are worked out."""
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -80,7 +85,7 @@ def _number(word, HIGH: tl.constexpr, HALF: tl.constexpr):  # type: ignore[no-un
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _pair(  # type: ignore[no-untyped-def]
-    x, y, squares, expected, actual, dot, peak, ratio, strict, loose, STRICT: tl.constexpr, LOOSE: tl.constexpr
+    x, y, squares, expected, cross, peak, ratio, strict, loose, STRICT: tl.constexpr, LOOSE: tl.constexpr
 ):
     """Take in the numbers ``x`` of actual and ``y`` of expected, float32 ``[lanes]``."""
     gap = tl.abs(x - y)
@@ -94,30 +99,27 @@ def _pair(  # type: ignore[no-untyped-def]
     d = a - b
     squares = tl.fma(d, d, squares)
     expected = tl.fma(b, b, expected)
-    actual = tl.fma(a, a, actual)
-    dot = tl.fma(a, b, dot)
-    gap = tl.abs(d)
-    peak = tl.where(gap > peak, gap, peak)
+    cross = tl.fma(d, b, cross)
+    # With its sign: to take that off for good would cost an instruction, to compare without it does not.
+    peak = tl.where(tl.abs(d) > tl.abs(peak), d, peak)
     inverse = (0x7FC00000 - (b.to(tl.int64, bitcast=True) >> 32).to(tl.int32)).to(tl.float32, bitcast=True)
     rise = (d.to(tl.int64, bitcast=True) >> 32).to(tl.int32).to(tl.float32, bitcast=True)
     ratio = tl.maximum(ratio, tl.abs(rise) * tl.abs(inverse))
-    return squares, expected, actual, dot, peak, ratio, strict, loose
+    return squares, expected, cross, peak, ratio, strict, loose
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _word(  # type: ignore[no-untyped-def]
-    a, b, s, e, c, d, p, r, i, j, HALF: tl.constexpr, STRICT: tl.constexpr, LOOSE: tl.constexpr
+    a, b, s, e, c, p, r, i, j, HALF: tl.constexpr, STRICT: tl.constexpr, LOOSE: tl.constexpr
 ):
     """Take in one word of each tensor a lane."""
-    s, e, c, d, p, r, i, j = _pair(
-        _number(a, False, HALF), _number(b, False, HALF), s, e, c, d, p, r, i, j, STRICT, LOOSE
-    )
-    return _pair(_number(a, True, HALF), _number(b, True, HALF), s, e, c, d, p, r, i, j, STRICT, LOOSE)
+    s, e, c, p, r, i, j = _pair(_number(a, False, HALF), _number(b, False, HALF), s, e, c, p, r, i, j, STRICT, LOOSE)
+    return _pair(_number(a, True, HALF), _number(b, True, HALF), s, e, c, p, r, i, j, STRICT, LOOSE)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _words(  # type: ignore[no-untyped-def]
-    a, b, s, e, c, d, p, r, i, j, HALF: tl.constexpr, STRICT: tl.constexpr, LOOSE: tl.constexpr, LANES: tl.constexpr
+    a, b, s, e, c, p, r, i, j, HALF: tl.constexpr, STRICT: tl.constexpr, LOOSE: tl.constexpr, LANES: tl.constexpr
 ):
     """Take in a tile, int32 ``[lanes, 4]``, word by word, so that a sum is a chain of FMAs within its lane."""
     even, odd = tl.split(tl.reshape(a, [LANES, 2, 2]))
@@ -126,10 +128,10 @@ def _words(  # type: ignore[no-untyped-def]
     even, odd = tl.split(tl.reshape(b, [LANES, 2, 2]))
     b0, b2 = tl.split(even)
     b1, b3 = tl.split(odd)
-    s, e, c, d, p, r, i, j = _word(a0, b0, s, e, c, d, p, r, i, j, HALF, STRICT, LOOSE)
-    s, e, c, d, p, r, i, j = _word(a1, b1, s, e, c, d, p, r, i, j, HALF, STRICT, LOOSE)
-    s, e, c, d, p, r, i, j = _word(a2, b2, s, e, c, d, p, r, i, j, HALF, STRICT, LOOSE)
-    return _word(a3, b3, s, e, c, d, p, r, i, j, HALF, STRICT, LOOSE)
+    s, e, c, p, r, i, j = _word(a0, b0, s, e, c, p, r, i, j, HALF, STRICT, LOOSE)
+    s, e, c, p, r, i, j = _word(a1, b1, s, e, c, p, r, i, j, HALF, STRICT, LOOSE)
+    s, e, c, p, r, i, j = _word(a2, b2, s, e, c, p, r, i, j, HALF, STRICT, LOOSE)
+    return _word(a3, b3, s, e, c, p, r, i, j, HALF, STRICT, LOOSE)
 
 
 @triton.jit(do_not_specialize=["words", "tiles"])  # type: ignore[untyped-decorator, unused-ignore]
@@ -142,7 +144,6 @@ def _stream(  # type: ignore[no-untyped-def]
     STRICT: tl.constexpr,
     LOOSE: tl.constexpr,
     HALF: tl.constexpr,
-    STAGES: tl.constexpr,
     LANES: tl.constexpr,
 ):
     """Program p sums up ``tiles`` tiles in a row, its chunk; the last one also the incomplete tile at the end."""
@@ -158,17 +159,24 @@ def _stream(  # type: ignore[no-untyped-def]
     s = tl.zeros([LANES], dtype=tl.float64)
     e = tl.zeros([LANES], dtype=tl.float64)
     c = tl.zeros([LANES], dtype=tl.float64)
-    d = tl.zeros([LANES], dtype=tl.float64)
-    p = tl.zeros([LANES], dtype=tl.float64) - 1.0
+    p = tl.zeros([LANES], dtype=tl.float64)
     r = tl.zeros([LANES], dtype=tl.float32) - 1.0
     # Counts as floats, exact up to 2^24 a lane: the comparison itself yields the 1.0.
     i = tl.zeros([LANES], dtype=tl.float32)
     j = tl.zeros([LANES], dtype=tl.float32)
-    # More than one stage: that many less one are on their way to shared memory, by asynchronous copies.
-    for _ in tl.range(0, whole, num_stages=STAGES):
-        a = tl.load(a_ptr + at)
-        b = tl.load(b_ptr + at)
-        s, e, c, d, p, r, i, j = _words(a, b, s, e, c, d, p, r, i, j, HALF, STRICT, LOOSE, LANES)
+    # The next tile is on its way into registers while one is taken in.
+    a = tl.load(a_ptr + at, mask=whole > 0, other=0)
+    b = tl.load(b_ptr + at, mask=whole > 0, other=0)
+    for _ in tl.range(1, whole, num_stages=1):
+        a_ptr += TILE
+        b_ptr += TILE
+        next_a = tl.load(a_ptr + at)
+        next_b = tl.load(b_ptr + at)
+        s, e, c, p, r, i, j = _words(a, b, s, e, c, p, r, i, j, HALF, STRICT, LOOSE, LANES)
+        a = next_a
+        b = next_b
+    s, e, c, p, r, i, j = _words(a, b, s, e, c, p, r, i, j, HALF, STRICT, LOOSE, LANES)
+    if whole > 0:
         a_ptr += TILE
         b_ptr += TILE
     left -= whole.to(tl.int64) * TILE
@@ -176,14 +184,17 @@ def _stream(  # type: ignore[no-untyped-def]
         # Pairs of zeros add nothing to any sum, count or maximum.
         a = tl.load(a_ptr + at, mask=at < left, other=0)
         b = tl.load(b_ptr + at, mask=at < left, other=0)
-        s, e, c, d, p, r, i, j = _words(a, b, s, e, c, d, p, r, i, j, HALF, STRICT, LOOSE, LANES)
+        s, e, c, p, r, i, j = _words(a, b, s, e, c, p, r, i, j, HALF, STRICT, LOOSE, LANES)
     whole_ptr = work_ptr + 16 + program
     real_ptr = work_ptr.to(tl.pointer_type(tl.float64)) + 16 + program
-    tl.store(real_ptr, tl.sum(s, 0))
-    tl.store(real_ptr + programs, tl.sum(e, 0))
-    tl.store(real_ptr + 2 * programs, tl.sum(c, 0))
-    tl.store(real_ptr + 3 * programs, tl.sum(d, 0))
-    tl.store(real_ptr + 4 * programs, tl.max(p, 0))
+    squares = tl.sum(s, 0)
+    expected = tl.sum(e, 0)
+    cross = tl.sum(c, 0)
+    tl.store(real_ptr, squares)
+    tl.store(real_ptr + programs, expected)
+    tl.store(real_ptr + 2 * programs, squares + 2 * cross + expected)
+    tl.store(real_ptr + 3 * programs, cross + expected)
+    tl.store(real_ptr + 4 * programs, tl.max(tl.abs(p), 0))
     tl.store(real_ptr + 5 * programs, tl.max(r, 0).to(tl.float64))
     tl.store(whole_ptr + 6 * programs, tl.sum(i.to(tl.int32), 0).to(tl.int64))
     tl.store(whole_ptr + 7 * programs, tl.sum(j.to(tl.int32), 0).to(tl.int64))
@@ -235,44 +246,54 @@ def _pick(work_ptr, chunks, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def
         add_integers(whole_ptr + (row + 1) * chunks, work_ptr + row + 1, chunks, BLOCK)
 
 
+@cache
+def _cores(device: int) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def compare_on_gpu(a: torch.Tensor, b: torch.Tensor, how: Configuration = TUNED) -> Totals:
-    """Compare two flat tensors of equal, positive length on one CUDA device; one host synchronisation if all is finite.
+    """Compare two tensors of one shape on one CUDA device, not empty; one host synchronisation if all is finite.
 
     Args:
-        a, b: Contiguous ``[elements]``, of dtypes in `READABLE`, not necessarily alike.
+        a, b: Contiguous, of dtypes in `READABLE`, not necessarily alike.
         how: How to cut the work; the results differ by rounding only.
     """
-    # Triton launches on the current device.
-    with torch.cuda.device_of(a):  # type: ignore[no-untyped-call]
-        elements = a.numel()
-        in_words = a.dtype == b.dtype and a.dtype in _FLOATS[:2] and elements % 2 == 0
-        if in_words and elements >= _LARGE and a.data_ptr() % 16 == b.data_ptr() % 16 == 0:
-            found = _compare_words(a, b, how)
-            if found.finite:
-                return found
-        if torch.bool in (a.dtype, b.dtype):
-            a, b = (side.view(torch.uint8) if side.dtype == torch.bool else side for side in (a, b))
-        return compare_in_float64(a, b)
+    if a.get_device() != torch._C._cuda_getDevice():  # Triton launches on the current one
+        with torch.cuda.device(a.device):
+            return compare_on_gpu(a, b, how)
+    elements = a.numel()
+    in_words = a.dtype == b.dtype and a.dtype in _FLOATS[:2] and elements % 2 == 0
+    if in_words and elements >= _LARGE and a.data_ptr() % 16 == b.data_ptr() % 16 == 0:
+        found = _compare_words(a, b, how)
+        if found.finite and found.actual_square >= _CANCELS * found.expected_square:
+            return found
+    a, b = a.detach().reshape(-1), b.detach().reshape(-1)
+    if torch.bool in (a.dtype, b.dtype):
+        a, b = (side.view(torch.uint8) if side.dtype == torch.bool else side for side in (a, b))
+    return compare_in_float64(a, b)
 
 
 def _compare_words(a: torch.Tensor, b: torch.Tensor, how: Configuration) -> Totals:
     """`compare_on_gpu` for an even number of elements of one 16-bit dtype, aligned to 16 bytes."""
     elements = a.numel()
     tile = 256 * how.warps
-    # A small tensor is spread over more programs; the cut depends on the size alone, so does the rounding.
-    tiles = max(4, min(how.chunk, elements // 4096) // tile)
+    tiles = max(_LEAST_TILES, -(-elements // (tile * _cores(a.get_device()) * how.programs)))
     chunk = tiles * tile
-    chunks = triton.cdiv(elements, chunk)
+    chunks = -(-elements // chunk)
     # Sixteen results, then a row of the chunks for each of: four sums, gap, estimate, two counts, the chosen ones.
     work = torch.empty(16 + 9 * chunks, dtype=torch.int64, device=a.device)
     launch(
         _stream,
         (chunks,),
         (a, b, work, elements // 2, tiles),
-        (STRICT_TOLERANCE, LOOSE_TOLERANCE, a.dtype == torch.float16, how.stages, 32 * how.warps),
+        (STRICT_TOLERANCE, LOOSE_TOLERANCE, a.dtype == torch.float16, 32 * how.warps),
         num_warps=how.warps,
         maxnreg=how.registers,
     )
-    launch(_pick, (7,), (work, chunks), (_BLOCK,), num_warps=16)
+    launch(_pick, (7,), (work, chunks), (_BLOCK,), num_warps=8)
     look(a, b, work[16 + 8 * chunks :], work[10:], chunk, work)
-    return totals(work[:10].tolist())
+    # Into pinned memory, asked for while the kernels run: what comes after them is a wait and no copy by the host.
+    results = torch.empty(10, dtype=torch.int64, pin_memory=True)
+    results.copy_(work[:10], non_blocking=True)
+    torch.cuda.current_stream().synchronize()
+    return totals(results.tolist())

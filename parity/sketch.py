@@ -15,8 +15,8 @@ Everything that is hashed is a 32-bit integer, so that every device, version and
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class Fingerprint:
     Attributes:
         shape, dtype: Of the tensor; dtype without the ``torch.`` prefix.
         device_type: ``cpu``, ``cuda``, ...
-        moments: Order-free statistics in float64: sum, sum of absolute values, L2 norm, sum of cubes, min, max.
+        moments: Order-free statistics in float64: sum, sum of absolute values, L2 norm, min, max.
         non_finite: Number of NaN or infinite elements; they count as zero in the rest.
         packed: The sketch, ``min(elements, WIDTH)`` numbers in logical (row-major) order of the elements: float32 where
             it was rounded to that, else float64. Views of one memory share it.
@@ -56,9 +56,9 @@ class Fingerprint:
     shape: tuple[int, ...]
     dtype: str
     device_type: str
-    moments: tuple[float, ...]
-    non_finite: int
-    packed: npt.NDArray[Any]
+    moments: tuple[float, ...] = (0.0,) * 5
+    non_finite: int = 0
+    packed: npt.NDArray[Any] = field(default_factory=partial(np.zeros, 0))
 
     @property
     def sketch(self) -> torch.Tensor:
@@ -152,7 +152,7 @@ def _on_cpu(values: torch.Tensor) -> tuple[tuple[float, ...], int, Doubles]:
     elements = flat.numel()
     small = elements <= WIDTH
     sums = np.zeros(2 * WIDTH)
-    total = absolute = square = cube = 0.0
+    total = absolute = square = 0.0
     low, high, non_finite = math.inf, -math.inf, 0
     for number, start in enumerate(range(0, elements, _CHUNK * BLOCK)):
         x = flat[start : start + _CHUNK * BLOCK].to("cpu", torch.float64).numpy()
@@ -162,27 +162,16 @@ def _on_cpu(values: torch.Tensor) -> tuple[tuple[float, ...], int, Doubles]:
             non_finite += int(x.size - finite.sum())
             x = np.where(finite, x, 0.0)
             size = float(np.abs(x).sum())
-        squares = x * x
-        total, absolute = total + float(x.sum()), absolute + size
-        square, cube = square + float(squares.sum()), cube + float((squares * x).sum())
+        total, absolute, square = total + float(x.sum()), absolute + size, square + float((x * x).sum())
         low, high = min(low, float(x.min())), max(high, float(x.max()))
         if small:
             sums = np.array(x)
         else:
             sums += np.bincount(_plan(number)[: x.size], weights=x, minlength=2 * WIDTH)
     if not elements:
-        return (0.0,) * 6, 0, np.zeros(0)
-    moments = (total, absolute, math.sqrt(square), cube, low, high)
+        return (0.0,) * 5, 0, np.zeros(0)
+    moments = (total, absolute, math.sqrt(square), low, high)
     return moments, non_finite, sums if small else sums[:WIDTH] - sums[WIDTH:]
-
-
-@dataclass(eq=False, slots=True)
-class _Values:
-    """What is known of one tensor's values, whatever shape they are seen in."""
-
-    moments: tuple[float, ...]
-    non_finite: int
-    packed: npt.NDArray[Any]
 
 
 class Sketcher:
@@ -199,33 +188,36 @@ class Sketcher:
             narrow: As in `fingerprint`, for all tensors.
         """
         self.narrow = narrow
-        self._rows: list[tuple[Any, torch.dtype, str, _Values | tuple[torch.device, int]]] = []
+        self._made: list[Fingerprint] = []
+        self._places: dict[int, tuple[torch.device, int]] = {}
         self._devices: dict[torch.device, Any] = {}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._made)
 
     def add_number(self, value: float) -> int:
         """Add a Python number, seen as a 0-d float64 tensor. Returns its index."""
-        self._rows.append(((), torch.float64, "cpu", _number(value)))
-        return len(self._rows) - 1
+        return self._add(Fingerprint((), "float64", "cpu", *_number(value)))
 
     def add(self, tensor: torch.Tensor) -> int:
         """Fingerprint what the tensor holds now. Returns its index."""
         dtype, device = tensor.dtype, tensor.device
         rounded = self.narrow or dtype in HALVES
         values: Any = tensor if dtype in _REAL else plain(tensor)
-        held: _Values | tuple[torch.device, int]
+        made = Fingerprint(tuple(tensor.shape), _name(dtype), device.type)
         if device.type == "cuda" and values.numel() and (sketcher := self._on(device)) is not None:
-            held = (device, sketcher.add(values, rounded))
-        elif dtype in _REAL and device.type == "cpu" and tensor.numel() == 1:
-            held = _number(tensor.item())
-            held.packed = pack(held.packed, rounded)
+            self._places[len(self._made)] = (device, sketcher.add(values, rounded))
+            return self._add(made)
+        if dtype in _REAL and device.type == "cpu" and tensor.numel() == 1:
+            made.moments, made.non_finite, sketch = _number(tensor.item())
         else:
-            moments, non_finite, sketch = _on_cpu(values.detach())
-            held = _Values(moments, non_finite, pack(sketch, rounded))
-        self._rows.append((tensor.shape, dtype, device.type, held))
-        return len(self._rows) - 1
+            made.moments, made.non_finite, sketch = _on_cpu(values.detach())
+        made.packed = pack(sketch, rounded)
+        return self._add(made)
+
+    def _add(self, made: Fingerprint) -> int:
+        self._made.append(made)
+        return len(self._made) - 1
 
     def _on(self, device: torch.device) -> Any:
         if device not in self._devices:
@@ -234,23 +226,18 @@ class Sketcher:
 
     def add_again(self, index: int, shape: torch.Size, dtype: torch.dtype) -> int:
         """Add the values of ``index``, in the same logical order, in another shape or dtype. Returns its index."""
-        self._rows.append((shape, dtype, *self._rows[index][2:]))
-        return len(self._rows) - 1
+        first = self._made[index]
+        if index in self._places:
+            self._places[len(self._made)] = self._places[index]
+        return self._add(replace(first, shape=tuple(shape), dtype=_name(dtype)))
 
     def finish(self) -> list[Fingerprint]:
         """All fingerprints; waits for the devices."""
         done = {device: sketcher.finish() for device, sketcher in self._devices.items() if sketcher is not None}
-        made: dict[tuple[torch.device, int], _Values] = {}
-        found = []
-        for shape, dtype, device_type, held in self._rows:
-            if isinstance(held, tuple):
-                if held not in made:
-                    made[held] = _Values(*done[held[0]][held[1]])
-                held = made[held]
-            found.append(
-                Fingerprint(tuple(shape), _name(dtype), device_type, held.moments, held.non_finite, held.packed),
-            )
-        return found
+        for index, (device, place) in self._places.items():
+            made = self._made[index]
+            made.moments, made.non_finite, made.packed = done[device][place]
+        return self._made
 
 
 @cache
@@ -258,11 +245,10 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _number(value: float) -> _Values:
+def _number(value: float) -> tuple[tuple[float, ...], int, Doubles]:
     finite = math.isfinite(value)
     kept = value if finite else 0.0
-    cube = kept**3 if abs(kept) < 1e100 else math.inf
-    return _Values((kept, abs(kept), abs(kept), cube, kept, kept), int(not finite), np.array([kept]))
+    return (kept, abs(kept), abs(kept), kept, kept), int(not finite), np.array([kept])
 
 
 @np.errstate(over="ignore")
@@ -298,13 +284,12 @@ def same_values_in_any_order(a: Fingerprint, b: Fingerprint, tolerance: float) -
     """
     if a.elements != b.elements or a.norm == 0 or b.norm == 0:
         return False
-    total, absolute, norm, cubes, low, high = (abs(x - y) for x, y in zip(a.moments, b.moments, strict=True))
-    peak = max(abs(b.moments[4]), abs(b.moments[5]))
+    total, absolute, norm, low, high = (abs(x - y) for x, y in zip(a.moments, b.moments, strict=True))
+    peak = max(abs(b.moments[3]), abs(b.moments[4]))
     return (
         total <= tolerance * b.moments[1]
         and absolute <= tolerance * b.moments[1]
         and norm <= tolerance * b.norm
-        and cubes <= 4 * tolerance * b.norm**2 * peak
         and low <= 8 * tolerance * peak
         and high <= 8 * tolerance * peak
     )

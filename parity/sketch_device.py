@@ -18,7 +18,7 @@ from .sketch_triton import ROW, line_up_kernel, sketch_kernel
 from .strides import merged
 from .triton_launch import launch
 
-SLAB = 128
+SLAB = 64
 """Tensors on the device before their rows go to the host."""
 SCRATCH = 256 * 2**20
 """Bytes, at most, in which a tensor that is not contiguous is put in order, a piece at a time."""
@@ -27,14 +27,14 @@ Row: TypeAlias = tuple[tuple[float, ...], int, npt.NDArray[Any]]
 KINDS = {torch.bfloat16: 1, torch.float16: 2}
 _HEIGHT, _LENGTH = 32, 128
 _MANY = 32
-_KEYS = slice(ROW - 3, ROW - 1)
+_KEYS = slice(WIDTH + 4, WIDTH + 6)
 _LEAST = -(2**63)
 
 
 class DeviceSketcher:
     """Sums and moments of tensors of one device."""
 
-    per_core = (1, 2)
+    per_core: tuple[float, float] = (1, 3)
     """Programs a multiprocessor and part of the sums, for small and large tensors: their sums are added at the end."""
     warps = 4
     sums = 512
@@ -52,7 +52,8 @@ class DeviceSketcher:
         self.device = device
         self.kinds = {**KINDS, torch.float32: 3} if narrow else KINDS
         # The emulation of the kernels on the CPU, for tests, has no assembly.
-        on_gpu = device.type == "cuda"
+        self.on_gpu = on_gpu = device.type == "cuda"
+        self.index = device.index
         self.paired = on_gpu and torch.cuda.get_device_capability(device) >= (8, 0)
         cores = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 2
         self.cores = cores
@@ -80,11 +81,11 @@ class DeviceSketcher:
         if self.used == SLAB:
             self._drain()
         self.kept.append((tensor.numel(), rounded))
-        if self.device.type == "cuda":
-            if self.device.index != torch.cuda.current_device():
+        if self.on_gpu:
+            if self.index != torch._C._cuda_getDevice():
                 with torch.cuda.device(self.device):
                     return self._add(tensor)
-            stream = torch._C._cuda_getCurrentRawStream(self.device.index)
+            stream = torch._C._cuda_getCurrentRawStream(self.index)
             if stream != self.stream:  # rows and scratch are shared: what was queued elsewhere comes first
                 torch.cuda.synchronize(self.device)
                 self.stream = stream
@@ -115,7 +116,7 @@ class DeviceSketcher:
         if tensor.dtype == torch.bool:
             tensor = tensor.view(torch.uint8)
         blocks = (hi - 1) // BLOCK - lo // BLOCK + 1
-        programs = min(self.cores * self.per_core[blocks > _MANY * self.cores], blocks)
+        programs = min(int(self.cores * self.per_core[blocks > _MANY * self.cores]), blocks)
         launch(
             sketch_kernel,
             (WIDTH // self.sums, programs),
@@ -136,6 +137,9 @@ class DeviceSketcher:
         many = max(1, min(room // (n * c), 65535))
         height = min(n, room // c)
         one = 1 if of_row == 1 else 2 if of_column == 1 else 0
+        steps = [plane, n, c, *(step for step in (of_row, of_column) if step != 1)]
+        widest = max(1, 16 // tensor.element_size())
+        aligned = tensor.data_ptr() % 16 == 0
         whole = BLOCK // math.gcd(BLOCK, c)
         if n > height >= whole:  # a block that is cut between two pieces is slow
             height -= height % whole
@@ -143,8 +147,10 @@ class DeviceSketcher:
             for y in range(0, n, height):
                 count, rows = min(many, planes - z), min(height, n - y)
                 grid = (-(-rows // _HEIGHT), -(-c // _LENGTH), count)
-                values = (tensor, target, z * plane + y * of_row, rows, c, plane, of_row, of_column)
-                launch(line_up_kernel, grid, values, (one, _HEIGHT, _LENGTH), num_warps=4)
+                offset = z * plane + y * of_row
+                values = (tensor, target, offset, rows, c, plane, of_row, of_column)
+                unit = math.gcd(widest, offset, rows, *steps) if aligned else 1
+                launch(line_up_kernel, grid, values, (one, unit, _HEIGHT, _LENGTH), num_warps=4)
                 lo = (z * n + y) * c
                 self._launch(target, row, lo, lo + count * rows * c, back=False)
 
@@ -195,11 +201,11 @@ def _unpack(slab: npt.NDArray[np.float64], kept: list[tuple[int, bool]]) -> list
     fits = np.atleast_1d(np.isfinite(narrow).all(axis=1))
     tail = slab[:, WIDTH:].copy()
     tail[:, 2] = np.sqrt(tail[:, 2])
-    keys = tail.view(np.int64)[:, 5:7]
+    keys = tail.view(np.int64)[:, 4:6]
     extrema = np.where(keys < 0, keys ^ np.int64(0x7FFFFFFFFFFFFFFF), keys).view(np.float64)
     rows: list[Row] = []
     for index, (elements, rounded) in enumerate(kept):
-        total, absolute, norm, cube, non_finite = tail[index, :5].tolist()
+        total, absolute, norm, non_finite = tail[index, :4].tolist()
         low, high = extrema[index].tolist()
         if elements <= WIDTH:
             sketch = pack(in_order(slab[index, :WIDTH], elements), rounded)
@@ -207,7 +213,7 @@ def _unpack(slab: npt.NDArray[np.float64], kept: list[tuple[int, bool]]) -> list
             sketch = narrow[index]
         else:
             sketch = slab[index, :WIDTH].copy()
-        rows.append(((total, absolute, norm, cube, -low, high), int(non_finite), sketch))
+        rows.append(((total, absolute, norm, -low, high), int(non_finite), sketch))
     return rows
 
 

@@ -23,9 +23,9 @@ _GOLDEN = tl.constexpr(plan.GOLDEN)
 _SHIFT = tl.constexpr(plan.TURN_SHIFT)
 
 ROW = plan.WIDTH + 8
-"""float64 numbers a tensor: the sums, four moments, non-finite elements, keys of -min and max, one spare."""
+"""float64 numbers a tensor: the sums, three moments, non-finite elements, keys of -min and max, two spare."""
 _LARGE, _SMALL = tl.constexpr(1e12), tl.constexpr(1e-10)
-"""Between these, and at zero, cubes and squares of the largest element are exact enough in float32."""
+"""Between these, and at zero, the squares of the largest elements are exact enough in float32."""
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -93,7 +93,7 @@ def _bits(block, pair):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _pairs(  # type: ignore[no-untyped-def]
-    ptr, block, left, lane, even, odd, total, absolute, square, cube, low, high,
+    ptr, block, left, lane, even, odd, total, absolute, square, low, high,
     CUT: tl.constexpr, KIND: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     """Add one block of halves from ``ptr`` on, read as words of two; a lane is a pair of sums.
@@ -119,12 +119,8 @@ def _pairs(  # type: ignore[no-untyped-def]
         total += b
         absolute += tl.abs(a)
         absolute += tl.abs(b)
-        aa = a * a
-        bb = b * b
-        square += aa
-        square += bb
-        cube += aa * a
-        cube += bb * b
+        square += a * a
+        square += b * b
         if CUT:
             word = tl.where(place * 2 < left, word, tl.load(words))
         if PAIRED:
@@ -133,12 +129,12 @@ def _pairs(  # type: ignore[no-untyped-def]
         else:
             low = tl.minimum(low, tl.minimum(_first(word, KIND), _second(word, KIND)))
             high = tl.maximum(high, tl.maximum(_first(word, KIND), _second(word, KIND)))
-    return even, odd, total, absolute, square, cube, low, high
+    return even, odd, total, absolute, square, low, high
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _singles(  # type: ignore[no-untyped-def]
-    ptr, block, left, lane, sums, total, absolute, square, cube, low, high, CUT: tl.constexpr
+    ptr, block, left, lane, sums, total, absolute, square, low, high, CUT: tl.constexpr
 ):  # fmt: skip
     """Add one block of float32 from ``ptr`` on, in float32; a lane is a sum. If it is CUT it has ``left`` elements."""
     bits = _bits(block, lane >> 1) >> ((lane & 1) * 16).to(tl.uint32)
@@ -150,14 +146,12 @@ def _singles(  # type: ignore[no-untyped-def]
         sums += _signed(x, bits, 31 - q)
         total += x
         absolute += tl.abs(x)
-        xx = x * x
-        square += xx
-        cube += xx * x
+        square += x * x
         if CUT:
             x = tl.where(place < left, x, tl.load(ptr))
         low = tl.minimum(low, x)
         high = tl.maximum(high, x)
-    return sums, total, absolute, square, cube, low, high
+    return sums, total, absolute, square, low, high
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -173,16 +167,15 @@ def _sum(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _keep(out, lane, sums, total, absolute, square, cube, low, high):  # type: ignore[no-untyped-def]
+def _keep(out, lane, sums, total, absolute, square, low, high):  # type: ignore[no-untyped-def]
     """Add a program's part, in float64, to the tensor's row."""
     tl.atomic_add(out + lane, sums.to(tl.float64), sem="relaxed")
     tl.atomic_add(out + _WIDTH, total, sem="relaxed")
     tl.atomic_add(out + _WIDTH + 1, absolute, sem="relaxed")
     tl.atomic_add(out + _WIDTH + 2, square, sem="relaxed")
-    tl.atomic_add(out + _WIDTH + 3, cube, sem="relaxed")
     keys = out.to(tl.pointer_type(tl.int64), bitcast=True)
-    tl.atomic_max(keys + _WIDTH + 5, _key(-low.to(tl.float64)), sem="relaxed")
-    tl.atomic_max(keys + _WIDTH + 6, _key(high.to(tl.float64)), sem="relaxed")
+    tl.atomic_max(keys + _WIDTH + 4, _key(-low.to(tl.float64)), sem="relaxed")
+    tl.atomic_max(keys + _WIDTH + 5, _key(high.to(tl.float64)), sem="relaxed")
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -198,7 +191,6 @@ def _wide(ptr, out, lo, hi, lane, head, tail, inner, whole, count, back):  # typ
     total = sums
     absolute = sums
     square = sums
-    cube = sums
     low = sums + float("inf")
     high = sums - float("inf")
     broken = lane * 0
@@ -228,9 +220,7 @@ def _wide(ptr, out, lo, hi, lane, head, tail, inner, whole, count, back):  # typ
             sums += tl.where(((bits >> q.to(tl.uint32)) & 1) == 1, -x, x)
             total += x
             absolute += tl.abs(x)
-            xx = x * x
-            square += xx
-            cube += xx * x
+            square += x * x
             low = tl.minimum(low, tl.where(here, x, float("inf")))
             high = tl.maximum(high, tl.where(here, x, float("-inf")))
     _keep(
@@ -240,11 +230,10 @@ def _wide(ptr, out, lo, hi, lane, head, tail, inner, whole, count, back):  # typ
         _sum(total),
         _sum(absolute),
         _sum(square),
-        _sum(cube),
         tl.min(low, axis=0),
         tl.max(high, axis=0),
     )
-    tl.atomic_add(out + _WIDTH + 4, _sum(broken), sem="relaxed")
+    tl.atomic_add(out + _WIDTH + 3, _sum(broken), sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["row", "lo", "hi", "back"])  # type: ignore[untyped-decorator, unused-ignore]
@@ -282,7 +271,6 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
         total = sums
         absolute = sums
         square = sums
-        cube = sums
         if PAIRED:
             low = tl.full([SIZE], 0x7F807F80 if KIND == 1 else 0x7C007C00, dtype=tl.uint32)
             high = tl.full([SIZE], 0xFF80FF80 if KIND == 1 else 0xFC00FC00, dtype=tl.uint32)
@@ -294,12 +282,12 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
             block = whole + tl.where(back == 1, count - 1 - block, block)
             start = ptr + (block.to(tl.int64) * _BLOCK - lo)
             if KIND == 3:
-                sums, total, absolute, square, cube, low, high = _singles(
-                    start, block, 0, lane, sums, total, absolute, square, cube, low, high, False
+                sums, total, absolute, square, low, high = _singles(
+                    start, block, 0, lane, sums, total, absolute, square, low, high, False
                 )
             else:
-                sums, odd, total, absolute, square, cube, low, high = _pairs(
-                    start, block, 0, lane, sums, odd, total, absolute, square, cube, low, high, False, KIND, PAIRED
+                sums, odd, total, absolute, square, low, high = _pairs(
+                    start, block, 0, lane, sums, odd, total, absolute, square, low, high, False, KIND, PAIRED
                 )
         ended = tail & ((KIND == 3) | (hi % 2 == 0))
         if ended:
@@ -307,12 +295,12 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
             start = ptr + (block.to(tl.int64) * _BLOCK - lo)
             left = (hi % _BLOCK).to(tl.int32)
             if KIND == 3:
-                sums, total, absolute, square, cube, low, high = _singles(
-                    start, block, left, lane, sums, total, absolute, square, cube, low, high, True
+                sums, total, absolute, square, low, high = _singles(
+                    start, block, left, lane, sums, total, absolute, square, low, high, True
                 )
             else:
-                sums, odd, total, absolute, square, cube, low, high = _pairs(
-                    start, block, left, lane, sums, odd, total, absolute, square, cube, low, high, True, KIND, PAIRED
+                sums, odd, total, absolute, square, low, high = _pairs(
+                    start, block, left, lane, sums, odd, total, absolute, square, low, high, True, KIND, PAIRED
                 )
         if PAIRED:
             least = tl.min(tl.minimum(_first(low, KIND), _second(low, KIND)), axis=0)
@@ -325,7 +313,7 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
         usual = (size < float("inf")) & ((size == 0.0) | ((peak < _LARGE) & (peak > _SMALL)))
         if usual & ((inner > 0) | ended):
             both = sums if KIND == 3 else tl.interleave(sums, odd)
-            _keep(out, part + tl.arange(0, SUMS), both, _sum(total), size, _sum(square), _sum(cube), least, most)
+            _keep(out, part + tl.arange(0, SUMS), both, _sum(total), size, _sum(square), least, most)
         inner = tl.where(usual, 0, inner)
         tail = tail & ((usual & ended) == 0)
     if (inner > 0) | head | tail:
@@ -336,21 +324,25 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
 @triton.jit(do_not_specialize=["offset", "n", "c", "plane", "of_row", "of_column"])  # type: ignore[untyped-decorator, unused-ignore]
 def line_up_kernel(  # type: ignore[no-untyped-def]
     source, target, offset, n, c, plane, of_row, of_column,
-    ONE: tl.constexpr, HEIGHT: tl.constexpr, LENGTH: tl.constexpr,
+    ONE: tl.constexpr, UNIT: tl.constexpr, HEIGHT: tl.constexpr, LENGTH: tl.constexpr,
 ):  # fmt: skip
     """Copy planes of ``n`` rows and ``c`` columns to row-major order; the grid is rows, columns, planes.
 
     It begins with the last rows: what was written last may still be in the cache.
 
     ONE: Which step in the source is 1: 1 from row to row, 2 from column to column, 0 none.
+    UNIT: A power of two that divides all integers but that step, and the addresses in elements: told so, the compiler
+        moves as many elements at once.
     """
+    offset = tl.multiple_of(offset.to(tl.int64), UNIT)
+    plane = tl.multiple_of(plane.to(tl.int64), UNIT)
+    n = tl.multiple_of(n.to(tl.int64), UNIT)
+    c = tl.multiple_of(c.to(tl.int64), UNIT)
     rows = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64) * HEIGHT + tl.arange(0, HEIGHT)[:, None]
     columns = tl.program_id(1).to(tl.int64) * LENGTH + tl.arange(0, LENGTH)[None, :]
     z = tl.program_id(2).to(tl.int64)
     here = (rows < n) & (columns < c)
-    if ONE == 1:
-        of_row = 1
-    if ONE == 2:
-        of_column = 1
+    of_row = 1 if ONE == 1 else tl.multiple_of(of_row.to(tl.int64), UNIT)
+    of_column = 1 if ONE == 2 else tl.multiple_of(of_column.to(tl.int64), UNIT)
     x = tl.load(source + offset + z * plane + rows * of_row + columns * of_column, mask=here)
     tl.store(target + (z * n + rows) * c + columns, x, mask=here)

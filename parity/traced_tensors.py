@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-import numpy as np
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -118,7 +117,7 @@ class Tensors:
         )
 
     def _shape_only(self, shape: tuple[int, ...], dtype: str, device_type: str) -> int:
-        self.shapes.append(Fingerprint(shape, dtype, device_type, (0.0,) * 6, 0, np.zeros(0)))
+        self.shapes.append(Fingerprint(shape, dtype, device_type))
         return len(self.shapes) - 1
 
     def finish(self) -> list[Fingerprint]:

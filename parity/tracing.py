@@ -5,18 +5,19 @@ from __future__ import annotations
 import gc
 import inspect
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils.hooks import RemovableHandle
 
-from .callsite import Site, call_site
+from .callsite import call_site
 from .leaves import leaves
 from .sketch import HALVES
 from .trace import Call, ModuleInfo, Trace
@@ -30,21 +31,14 @@ _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _CASTS = (torch.Tensor.float, torch.Tensor.to)
 
 
-class _Open:
-    """A call as it is noted while the model runs; `_Recorder.finish` makes a `Call` of it."""
+class _Open(NamedTuple):
+    """A call that has not returned: its record, the place of that, where it may leave tensors, what was handled."""
 
-    __slots__ = (
-        "cls", "ended", "handled", "held", "inputs", "module", "occurrence", "outputs", "parent", "site", "writes",
-    )  # fmt: skip
-
-    def __init__(self, module: str, cls: str, occurrence: int, parent: int, site: Site) -> None:
-        self.module, self.cls, self.occurrence, self.parent, self.site = module, cls, occurrence, parent, site
-        self.handled = sys.exc_info()[1]
-        self.inputs: list[tuple[str, int]] = []
-        self.outputs: list[tuple[str, int]] = []
-        self.writes: list[tuple[str, int]] = []
-        self.held: list[tuple[str, Any]] = []
-        self.ended = -1
+    call: Call
+    place: int
+    owner: torch.nn.Module | None
+    held: list[tuple[str, Any]]
+    handled: BaseException | None
 
 
 class _Recorder:
@@ -52,10 +46,9 @@ class _Recorder:
 
     def __init__(self, trace: Trace, sketches: bool, narrow: bool) -> None:
         self.trace = trace
+        self.calls = trace.calls
         self.tensors = Tensors(narrow=narrow, sketches=sketches)
-        self.calls: list[_Open] = []
-        self.stack: list[int] = []
-        self.modules: list[torch.nn.Module | None] = []
+        self.stack: list[_Open] = []
         self.ended = 0
         self.codes: dict[int, tuple[CodeType, bool]] = {}
         self.occurrences: Counter[str] = Counter()
@@ -63,24 +56,21 @@ class _Recorder:
     def begin(self, module: str, cls: str, values: Any, owner: torch.nn.Module | None = None) -> None:
         occurrence = self.occurrences[module]
         self.occurrences[module] = occurrence + 1
-        call = _Open(module, cls, occurrence, self.stack[-1] if self.stack else -1, call_site(self.codes))
-        self.stack.append(len(self.calls))
-        self.modules.append(owner)
+        code, line = call_site(self.codes)
+        file, function = (code.co_filename, code.co_name) if code is not None else ("", "")
+        parent, index = self.stack[-1].place if self.stack else -1, len(self.calls)
+        call = Call(module, cls, occurrence, parent, file, line, function)
         self.calls.append(call)
         call.inputs = self.record(values)
-        call.held = _writable(values)
+        self.stack.append(_Open(call, index, owner, _writable(values), sys.exc_info()[1]))
 
     def end(self, output: Any) -> None:
-        self.modules.pop()
-        call = self.calls[self.stack.pop()]
-        if sys.exc_info()[1] is not call.handled:
-            call.held = []
+        call, _, _, held, handled = self.stack.pop()
+        if sys.exc_info()[1] is not handled:
             return  # it raised, and its caller may go on: such a call has no end
-        call.handled = None
         call.outputs = self.record(output)
-        if call.held:
-            call.writes = self.left_in(call)
-            call.held = []
+        if held:
+            call.writes = self.left_in(call, held)
         call.ended = self.ended
         self.ended += 1
 
@@ -103,11 +93,11 @@ class _Recorder:
             return found
         return [(name, self.tensors.add(tensor)) for name, tensor in leaves(values) if tensor.device.type != "meta"]
 
-    def left_in(self, call: _Open) -> list[tuple[str, int]]:
+    def left_in(self, call: Call, held: list[tuple[str, Any]]) -> list[tuple[str, int]]:
         """What the call's arguments hold now and did not when it began."""
         before = {index for _, index in call.inputs}
         found = []
-        for argument, container in call.held:
+        for argument, container in held:
             for name, tensor in leaves(container):
                 if (
                     tensor.numel() > 1
@@ -116,28 +106,6 @@ class _Recorder:
                 ):
                     found.append((f"{argument}{'.' if name and name[0] != '[' else ''}{name}", index))
         return found
-
-    def finish(self) -> None:
-        """Fill the trace."""
-        self.trace.tensors.extend(self.tensors.finish())
-        for c in self.calls:
-            code, line = c.site
-            file, function = (code.co_filename, code.co_name) if code is not None else ("", "")
-            self.trace.calls.append(
-                Call(
-                    c.module,
-                    c.cls,
-                    c.occurrence,
-                    c.parent,
-                    file,
-                    line,
-                    function,
-                    c.inputs,
-                    c.outputs,
-                    c.ended,
-                    c.writes,
-                )
-            )
 
 
 def _writable(values: Any) -> list[tuple[str, Any]]:
@@ -192,10 +160,10 @@ class _Functions(TorchFunctionMode):
 
     def _boundary(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name, recorder = func.__name__, self.recorder
-        owner = recorder.modules[-1] if recorder.modules else None
+        owner = recorder.stack[-1].owner if recorder.stack else None
         if name in _NORMS and _is_norm(owner):
             return func(*args, **kwargs)
-        where = recorder.calls[recorder.stack[-1]].module if recorder.stack else ""
+        where = recorder.stack[-1].call.module if recorder.stack else ""
         seen = (args, kwargs)
         if name == _ATTENTION:
             heads = {key: _by_token(kwargs[key]) for key in kwargs.keys() & {"query", "key", "value"}}
@@ -259,34 +227,52 @@ def tracing(model: torch.nn.Module, *, sketches: bool = True) -> Iterator[Trace]
     trace = Trace()
     narrow = any(parameter.dtype in HALVES for parameter in model.parameters())
     recorder = _Recorder(trace, sketches, narrow)
-    handles = []
+    known = {module: (name, type(module).__name__) for name, module in model.named_modules()}
 
-    def watch(name: str, module: torch.nn.Module) -> None:
-        cls = type(module).__name__
-
-        # Without the mode of `_Functions`, which sees every look at a tensor too.
-        def before(_: torch.nn.Module, args: Any, kwargs: Any) -> None:
+    # Without the mode of `_Functions`, which sees every look at a tensor too. A copy of a module that the forward makes
+    # has the hooks and is not known.
+    def before(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        if module in known:
             with torch._C.DisableTorchFunction():
-                recorder.begin(name, cls, (*args, kwargs) if kwargs else args, module)
+                recorder.begin(*known[module], (*args, kwargs) if kwargs else args, module)
 
-        def after(_: torch.nn.Module, __: Any, ___: Any, output: Any) -> None:
+    def after(module: torch.nn.Module, _: Any, __: Any, output: Any) -> None:
+        if module in known:
             with torch._C.DisableTorchFunction():
                 recorder.end(output)
 
-        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
-        trace.modules[name] = locate(module)
-
     with _young_only():
-        for name, module in model.named_modules():
-            watch(name, module)
+        trace.modules.update({name: locate(module) for module, (name, _) in known.items()})
         try:
-            with _Functions(recorder):
+            with _hooked(known, before, after), _Functions(recorder):
                 yield trace
         finally:
-            for handle in handles:
-                handle.remove()
-            recorder.finish()
+            trace.tensors.extend(recorder.tensors.finish())
+
+
+@contextmanager
+def _hooked(
+    modules: Iterable[torch.nn.Module], before: Callable[..., None], after: Callable[..., None]
+) -> Iterator[None]:
+    """The hooks of all modules, as ``register_forward_hook`` and its sister put them there, under one number.
+
+    Registering them one by one takes as long as all else that has to be done before a forward.
+    """
+    number = RemovableHandle(OrderedDict()).id
+    tables = [
+        (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs, module._forward_hooks,
+         module._forward_hooks_with_kwargs, module._forward_hooks_always_called)
+        for module in modules
+    ]  # fmt: skip
+    try:
+        for pre, pre_with_kwargs, post, post_with_kwargs, always in tables:
+            pre[number], post[number] = before, after
+            pre_with_kwargs[number] = post_with_kwargs[number] = always[number] = True
+        yield
+    finally:
+        for hooks in tables:
+            for table in hooks:
+                table.pop(number, None)
 
 
 @contextmanager

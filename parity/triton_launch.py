@@ -10,8 +10,11 @@ from typing import Any
 import torch
 import triton
 
-_DIRECT = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
+_VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
+_DIRECT = _VERSION >= (3, 3)
 """Whether a compiled kernel takes all arguments of the source, constants too."""
+_RUN = (3, 3) <= _VERSION <= (3, 6)
+"""Whether `run` of a compiled kernel takes what it took in these versions; ``kernel[grid]`` is slower and lasts."""
 
 
 class _Compiled:
@@ -34,18 +37,30 @@ def launch(kernel: Any, grid: tuple[int, ...], values: tuple[Any, ...], fixed: t
         fixed: Its constants, which follow them.
         options: ``num_warps`` and the like.
     """
-    device = values[0].device.index
+    device = values[0].get_device()
     # What Triton compiles for: dtype and alignment of a pointer, width of an integer.
-    kinds = (
-        (value.dtype, value.data_ptr() % 16 == 0) if isinstance(value, torch.Tensor) else -(2**31) <= value < 2**31
-        for value in values
-    )
-    key = (id(kernel), device, fixed, *options.values(), *kinds)
-    compiled = _COMPILED.kernels.get(key)
+    key = [id(kernel), device, fixed, *options.values()]
+    # Addresses in place of tensors, which Triton would ask the driver about.
+    arguments = []
+    for value in values:
+        if isinstance(value, int):
+            key.append(-(2**31) <= value < 2**31)
+            arguments.append(value)
+        else:
+            address = value.data_ptr()
+            key += (value.dtype, address % 16 == 0)
+            arguments.append(address)
+    kind = tuple(key)
+    compiled = _COMPILED.kernels.get(kind)
     if compiled is None:
         compiled = kernel[grid](*values, *fixed, **options)
         if _DIRECT and compiled is not None:  # nothing is compiled where Triton interprets
-            _COMPILED.kernels[key] = compiled
+            _COMPILED.kernels[kind] = compiled
         return
+    x, y, z = (*grid, 1, 1)[:3]
     stream = torch._C._cuda_getCurrentRawStream(device)
-    compiled[(*grid, 1, 1)[:3]](*values, *fixed, stream=stream)
+    if _RUN:
+        no_hooks = (None, None, None)
+        compiled.run(x, y, z, stream, compiled.function, compiled.packed_metadata, *no_hooks, *arguments, *fixed)
+    else:
+        compiled[x, y, z](*arguments, *fixed, stream=stream)

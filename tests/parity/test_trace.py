@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -335,3 +336,18 @@ def test_what_a_call_leaves_in_its_arguments_is_noted_and_nothing_else(tmp_path:
     assert shapes == [(2, 5), (5,)] and by_name["plain"].writes == by_name[""].writes == []
     trace.save(tmp_path / "x.trace")
     assert Trace.load(tmp_path / "x.trace").calls == trace.calls
+
+
+def test_a_copy_of_a_module_that_the_forward_makes_is_left_out() -> None:
+    class Copying(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return copy.deepcopy(self.inner)(self.inner(x))
+
+    model = Copying()
+    with tracing(model) as trace:
+        model(torch.randn(2, 4))
+    assert [call.module for call in trace.calls] == ["", "inner"]
