@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from . import collecting
 from .adapter import Adapter, Side, load_adapter
 from .attention import align_environment, one_backend
+from .attention_rows import attention_in_rows
 from .audit import (
     all_sources,
     attention_classes,
@@ -182,9 +183,14 @@ class Runner:
         with one_backend(self.spec), self.conduct.watching(model, bundle), self.around():
             return self.adapter.call(f"call_{self.side}", model, bundle, ctx)
 
+    def _attention(self, dtype: torch.dtype) -> AbstractContextManager[None]:
+        """Around a forward: in float64 a GPU has the math kernel alone, and aligned sides ask for it."""
+        wide = self.device.type == "cuda" and dtype == torch.float64
+        return attention_in_rows(wide or bool(self.spec.get("align_backends")))
+
     def run(self, model: torch.nn.Module, item: Item, dtype: torch.dtype, tag: str, inputs: Any = None) -> None:
         """One forward whose outputs are kept as ``<key>.<tag>.safetensors``."""
-        with torch.no_grad():
+        with torch.no_grad(), self._attention(dtype):
             self.keep(self.call(model, item, dtype, inputs), item, tag)
 
     def run_traced(
@@ -201,7 +207,7 @@ class Runner:
         inputs = self.inputs(item) if inputs is None else inputs
         self.around = around
         try:
-            with torch.no_grad(), tracing(model, sketches=sketches) as trace:
+            with torch.no_grad(), self._attention(dtype), tracing(model, sketches=sketches) as trace:
                 output = self.call(model, item, dtype, inputs)
         finally:
             self.around = nullcontext
@@ -215,7 +221,7 @@ class Runner:
         """One more forward on the first input, to see in which dtypes and with which attention kernels it computes."""
         path = self.out / f"{tag}.observed.json"
         try:
-            with torch.no_grad(), observing(model, self.device.type) as seen:
+            with torch.no_grad(), self._attention(dtype), observing(model, self.device.type) as seen:
                 self.call(model, self.items[0], dtype)
         except (ParityError, RuntimeError) as error:
             reason = (error.seen if isinstance(error, ParityError) else str(error)).strip().splitlines()
