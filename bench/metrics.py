@@ -44,8 +44,8 @@ def usual(a: torch.Tensor, b: torch.Tensor) -> list[float]:
 def same(found: Distance, expected: Distance) -> list[str]:
     """Fields in which two comparisons differ: counts and positions exactly, real numbers by 1e-12."""
     differ = []
-    for name, value in vars(expected).items():
-        other = vars(found)[name]
+    for name, value in expected._asdict().items():
+        other = getattr(found, name)
         if isinstance(value, float):
             both_nan = math.isnan(value) and math.isnan(other)
             alike = both_nan or value == other or abs(value - other) <= 1e-12 * max(abs(value), 1e-300)

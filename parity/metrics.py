@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -17,8 +17,7 @@ _COPIED = 1 << 21
 _TINY, _SHRINK, _GROW = 2.0**-900, 2.0**-600, 2.0**500
 
 
-@dataclass(frozen=True)
-class Distance:
+class Distance(NamedTuple):
     """One comparison of ``actual`` with ``expected``, in float64.
 
     Attributes:

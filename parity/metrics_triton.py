@@ -56,8 +56,8 @@ class Configuration:
         registers: Most registers a thread may take; None leaves it to the compiler.
     """
 
-    warps: int = 4
-    programs: int = 48
+    warps: int = 8
+    programs: int = 24
     registers: int | None = None
 
 
@@ -66,7 +66,7 @@ TUNED = Configuration()
 # Below this `compare_in_float64` is as fast: it needs two kernels instead of four.
 _LARGE = 1 << 21
 _LEAST_TILES = 4
-_BLOCK = 1024
+_BLOCK = 4096
 _CANCELS = 1 / 16
 """Sums of a^2 below this share of the sum of b^2 lose digits as they are worked out."""
 
@@ -233,17 +233,17 @@ def _choose(real_ptr, chosen_ptr, amount_ptr, chunks, BLOCK: tl.constexpr):  # t
 
 
 @triton.jit(do_not_specialize=["chunks"])  # type: ignore[untyped-decorator, unused-ignore]
-def _pick(work_ptr, chunks, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program 0 chooses the chunks for the second look, 1 to 4 add up a sum, 5 and 6 a count."""
+def _pick(work_ptr, out_ptr, chunks, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Program 0 chooses the chunks for the second look, 1 to 4 add up a sum, 5 and 6 a count, for the host."""
     row = tl.program_id(0)
     whole_ptr = work_ptr + 16
     real_ptr = work_ptr.to(tl.pointer_type(tl.float64)) + 16
     if row == 0:
-        _choose(real_ptr, whole_ptr + 8 * chunks, work_ptr + 10, chunks, BLOCK)
+        _choose(real_ptr, whole_ptr + 8 * chunks, work_ptr, chunks, BLOCK)
     elif row < 5:
-        add_floats(real_ptr + (row - 1) * chunks, work_ptr + row - 1, chunks, BLOCK)
+        add_floats(real_ptr + (row - 1) * chunks, out_ptr + row - 1, chunks, BLOCK)
     else:
-        add_integers(whole_ptr + (row + 1) * chunks, work_ptr + row + 1, chunks, BLOCK)
+        add_integers(whole_ptr + (row + 1) * chunks, out_ptr + row + 1, chunks, BLOCK)
 
 
 @cache
@@ -280,7 +280,8 @@ def _compare_words(a: torch.Tensor, b: torch.Tensor, how: Configuration) -> Tota
     tiles = max(_LEAST_TILES, -(-elements // (tile * _cores(a.get_device()) * how.programs)))
     chunk = tiles * tile
     chunks = -(-elements // chunk)
-    # Sixteen results, then a row of the chunks for each of: four sums, gap, estimate, two counts, the chosen ones.
+    # How many chunks were chosen; from 16 on a row of the chunks for each of: four sums, gap, estimate, two counts, and
+    # the chosen ones.
     work = torch.empty(16 + 9 * chunks, dtype=torch.int64, device=a.device)
     launch(
         _stream,
@@ -290,10 +291,9 @@ def _compare_words(a: torch.Tensor, b: torch.Tensor, how: Configuration) -> Tota
         num_warps=how.warps,
         maxnreg=how.registers,
     )
-    launch(_pick, (7,), (work, chunks), (_BLOCK,), num_warps=8)
-    look(a, b, work[16 + 8 * chunks :], work[10:], chunk, work)
-    # Into pinned memory, asked for while the kernels run: what comes after them is a wait and no copy by the host.
+    # Pinned, asked for while the first kernel runs, and written to by the others: nothing is left to be copied.
     results = torch.empty(10, dtype=torch.int64, pin_memory=True)
-    results.copy_(work[:10], non_blocking=True)
+    launch(_pick, (7,), (work, results, chunks), (_BLOCK,), num_warps=16)
+    look(a, b, work[16 + 8 * chunks :], work, chunk, results)
     torch.cuda.current_stream().synchronize()
     return totals(results.tolist())

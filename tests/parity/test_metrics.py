@@ -177,8 +177,8 @@ def test_a_gpu_says_what_the_cpu_says(actual: torch.dtype, expected: torch.dtype
             distance(x.cuda().mT.contiguous().mT, y.cuda()),
         ):
             there = distance(x, y)
-            for name, value in vars(there).items():
-                assert vars(here)[name] == (
+            for name, value in there._asdict().items():
+                assert getattr(here, name) == (
                     pytest.approx(value, rel=1e-12, nan_ok=True) if isinstance(value, float) else value
                 )
     assert metrics.fallback() == ""
@@ -193,7 +193,7 @@ def test_a_gpu_places_the_maxima_of_large_16_bit_pairs_as_the_cpu_does(dtype: to
     b[::7] = 0
     for a in (b, -b, b + 0.05, torch.zeros_like(b), (b.view(torch.int16) ^ 1).view(dtype), b / 0):
         here, there = distance(a.cuda(), b.cuda()), distance(a, b)
-        for name, value in vars(there).items():
+        for name, value in there._asdict().items():
             close = pytest.approx(value, rel=1e-12, nan_ok=True) if isinstance(value, float) else value
-            assert vars(here)[name] == close, name
+            assert getattr(here, name) == close, name
     assert metrics.fallback() == ""
