@@ -352,7 +352,7 @@ class Blame:
     @staticmethod
     def _is_mask(tensor: Fingerprint) -> bool:
         """Additive masks hold minus infinity on one side and the lowest number on the other."""
-        return bool(tensor.non_finite) or tensor.moments[3] < -1e4
+        return bool(tensor.non_finite) or tensor.moments[2] < -1e4
 
     def unexplained_outputs(self, call: Call) -> list[int]:
         return self._unexplained([tensor for _, tensor in call.outputs])

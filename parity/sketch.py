@@ -47,7 +47,7 @@ class Fingerprint:
     Attributes:
         shape, dtype: Of the tensor; dtype without the ``torch.`` prefix.
         device_type: ``cpu``, ``cuda``, ...
-        moments: Order-free statistics in float64: sum, sum of absolute values, L2 norm, min, max.
+        moments: Order-free statistics in float64: sum, L2 norm, min, max.
         non_finite: Number of NaN or infinite elements; they count as zero in the rest.
         packed: The sketch, ``min(elements, WIDTH)`` numbers in logical (row-major) order of the elements: float32 where
             it was rounded to that, else float64. Views of one memory share it.
@@ -56,7 +56,7 @@ class Fingerprint:
     shape: tuple[int, ...]
     dtype: str
     device_type: str
-    moments: tuple[float, ...] = (0.0,) * 5
+    moments: tuple[float, ...] = (0.0,) * 4
     non_finite: int = 0
     packed: npt.NDArray[Any] = field(default_factory=partial(np.zeros, 0))
 
@@ -73,7 +73,7 @@ class Fingerprint:
     @property
     def norm(self) -> float:
         """L2 norm."""
-        return self.moments[2]
+        return self.moments[1]
 
 
 def multiplier(row: int) -> int:
@@ -152,25 +152,23 @@ def _on_cpu(values: torch.Tensor) -> tuple[tuple[float, ...], int, Doubles]:
     elements = flat.numel()
     small = elements <= WIDTH
     sums = np.zeros(2 * WIDTH)
-    total = absolute = square = 0.0
+    total = square = 0.0
     low, high, non_finite = math.inf, -math.inf, 0
     for number, start in enumerate(range(0, elements, _CHUNK * BLOCK)):
         x = flat[start : start + _CHUNK * BLOCK].to("cpu", torch.float64).numpy()
-        size = float(np.abs(x).sum())
-        if not math.isfinite(size):
+        if not math.isfinite(float(np.abs(x).sum())):
             finite = np.isfinite(x)
             non_finite += int(x.size - finite.sum())
             x = np.where(finite, x, 0.0)
-            size = float(np.abs(x).sum())
-        total, absolute, square = total + float(x.sum()), absolute + size, square + float((x * x).sum())
+        total, square = total + float(x.sum()), square + float((x * x).sum())
         low, high = min(low, float(x.min())), max(high, float(x.max()))
         if small:
             sums = np.array(x)
         else:
             sums += np.bincount(_plan(number)[: x.size], weights=x, minlength=2 * WIDTH)
     if not elements:
-        return (0.0,) * 5, 0, np.zeros(0)
-    moments = (total, absolute, math.sqrt(square), low, high)
+        return (0.0,) * 4, 0, np.zeros(0)
+    moments = (total, math.sqrt(square), low, high)
     return moments, non_finite, sums if small else sums[:WIDTH] - sums[WIDTH:]
 
 
@@ -248,7 +246,7 @@ def _name(dtype: torch.dtype) -> str:
 def _number(value: float) -> tuple[tuple[float, ...], int, Doubles]:
     finite = math.isfinite(value)
     kept = value if finite else 0.0
-    return (kept, abs(kept), abs(kept), kept, kept), int(not finite), np.array([kept])
+    return (kept, abs(kept), kept, kept), int(not finite), np.array([kept])
 
 
 @np.errstate(over="ignore")
@@ -280,15 +278,14 @@ def sketch_distance(a: Fingerprint, b: Fingerprint) -> float:
 def same_values_in_any_order(a: Fingerprint, b: Fingerprint, tolerance: float) -> bool:
     """Whether the order-free statistics agree, relative to the size of the values.
 
-    The sums are compared on the scale of the sum of absolute values, since they cancel.
+    The sums cancel, so they are compared on a scale that the sum of the absolute values does not exceed.
     """
     if a.elements != b.elements or a.norm == 0 or b.norm == 0:
         return False
-    total, absolute, norm, low, high = (abs(x - y) for x, y in zip(a.moments, b.moments, strict=True))
-    peak = max(abs(b.moments[3]), abs(b.moments[4]))
+    total, norm, low, high = (abs(x - y) for x, y in zip(a.moments, b.moments, strict=True))
+    peak = max(abs(b.moments[2]), abs(b.moments[3]))
     return (
-        total <= tolerance * b.moments[1]
-        and absolute <= tolerance * b.moments[1]
+        total <= tolerance * math.sqrt(b.elements) * b.norm
         and norm <= tolerance * b.norm
         and low <= 8 * tolerance * peak
         and high <= 8 * tolerance * peak

@@ -27,7 +27,7 @@ Row: TypeAlias = tuple[tuple[float, ...], int, npt.NDArray[Any]]
 KINDS = {torch.bfloat16: 1, torch.float16: 2}
 _HEIGHT, _LENGTH = 32, 128
 _MANY = 32
-_KEYS = slice(WIDTH + 4, WIDTH + 6)
+_KEYS = slice(WIDTH + 3, WIDTH + 5)
 _LEAST = -(2**63)
 
 
@@ -200,12 +200,12 @@ def _unpack(slab: npt.NDArray[np.float64], kept: list[tuple[int, bool]]) -> list
         narrow = slab[:, :WIDTH].astype(np.float32)
     fits = np.atleast_1d(np.isfinite(narrow).all(axis=1))
     tail = slab[:, WIDTH:].copy()
-    tail[:, 2] = np.sqrt(tail[:, 2])
-    keys = tail.view(np.int64)[:, 4:6]
+    tail[:, 1] = np.sqrt(tail[:, 1])
+    keys = tail.view(np.int64)[:, 3:5]
     extrema = np.where(keys < 0, keys ^ np.int64(0x7FFFFFFFFFFFFFFF), keys).view(np.float64)
     rows: list[Row] = []
     for index, (elements, rounded) in enumerate(kept):
-        total, absolute, norm, non_finite = tail[index, :4].tolist()
+        total, norm, non_finite = tail[index, :3].tolist()
         low, high = extrema[index].tolist()
         if elements <= WIDTH:
             sketch = pack(in_order(slab[index, :WIDTH], elements), rounded)
@@ -213,7 +213,7 @@ def _unpack(slab: npt.NDArray[np.float64], kept: list[tuple[int, bool]]) -> list
             sketch = narrow[index]
         else:
             sketch = slab[index, :WIDTH].copy()
-        rows.append(((total, absolute, norm, -low, high), int(non_finite), sketch))
+        rows.append(((total, norm, -low, high), int(non_finite), sketch))
     return rows
 
 

@@ -23,7 +23,7 @@ _GOLDEN = tl.constexpr(plan.GOLDEN)
 _SHIFT = tl.constexpr(plan.TURN_SHIFT)
 
 ROW = plan.WIDTH + 8
-"""float64 numbers a tensor: the sums, three moments, non-finite elements, keys of -min and max, two spare."""
+"""float64 numbers a tensor: the sums, two moments, non-finite elements, keys of -min and max, three spare."""
 _LARGE, _SMALL = tl.constexpr(1e12), tl.constexpr(1e-10)
 """Between these, and at zero, the squares of the largest elements are exact enough in float32."""
 
@@ -93,7 +93,7 @@ def _bits(block, pair):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _pairs(  # type: ignore[no-untyped-def]
-    ptr, block, left, lane, even, odd, total, absolute, square, low, high,
+    ptr, block, left, lane, even, odd, total, square, low, high,
     CUT: tl.constexpr, KIND: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     """Add one block of halves from ``ptr`` on, read as words of two; a lane is a pair of sums.
@@ -117,8 +117,6 @@ def _pairs(  # type: ignore[no-untyped-def]
             odd += _signed(b, bits, 15 - q)
         total += a
         total += b
-        absolute += tl.abs(a)
-        absolute += tl.abs(b)
         square += a * a
         square += b * b
         if CUT:
@@ -129,12 +127,12 @@ def _pairs(  # type: ignore[no-untyped-def]
         else:
             low = tl.minimum(low, tl.minimum(_first(word, KIND), _second(word, KIND)))
             high = tl.maximum(high, tl.maximum(_first(word, KIND), _second(word, KIND)))
-    return even, odd, total, absolute, square, low, high
+    return even, odd, total, square, low, high
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _singles(  # type: ignore[no-untyped-def]
-    ptr, block, left, lane, sums, total, absolute, square, low, high, CUT: tl.constexpr
+    ptr, block, left, lane, sums, total, square, low, high, CUT: tl.constexpr
 ):  # fmt: skip
     """Add one block of float32 from ``ptr`` on, in float32; a lane is a sum. If it is CUT it has ``left`` elements."""
     bits = _bits(block, lane >> 1) >> ((lane & 1) * 16).to(tl.uint32)
@@ -145,13 +143,12 @@ def _singles(  # type: ignore[no-untyped-def]
         x = tl.load(ptr + place, mask=place < left, other=0) if CUT else tl.load(ptr + place)
         sums += _signed(x, bits, 31 - q)
         total += x
-        absolute += tl.abs(x)
         square += x * x
         if CUT:
             x = tl.where(place < left, x, tl.load(ptr))
         low = tl.minimum(low, x)
         high = tl.maximum(high, x)
-    return sums, total, absolute, square, low, high
+    return sums, total, square, low, high
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -167,15 +164,14 @@ def _sum(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _keep(out, lane, sums, total, absolute, square, low, high):  # type: ignore[no-untyped-def]
+def _keep(out, lane, sums, total, square, low, high):  # type: ignore[no-untyped-def]
     """Add a program's part, in float64, to the tensor's row."""
     tl.atomic_add(out + lane, sums.to(tl.float64), sem="relaxed")
     tl.atomic_add(out + _WIDTH, total, sem="relaxed")
-    tl.atomic_add(out + _WIDTH + 1, absolute, sem="relaxed")
-    tl.atomic_add(out + _WIDTH + 2, square, sem="relaxed")
+    tl.atomic_add(out + _WIDTH + 1, square, sem="relaxed")
     keys = out.to(tl.pointer_type(tl.int64), bitcast=True)
-    tl.atomic_max(keys + _WIDTH + 4, _key(-low.to(tl.float64)), sem="relaxed")
-    tl.atomic_max(keys + _WIDTH + 5, _key(high.to(tl.float64)), sem="relaxed")
+    tl.atomic_max(keys + _WIDTH + 3, _key(-low.to(tl.float64)), sem="relaxed")
+    tl.atomic_max(keys + _WIDTH + 4, _key(high.to(tl.float64)), sem="relaxed")
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -189,7 +185,6 @@ def _wide(ptr, out, lo, hi, lane, head, tail, inner, whole, count, back):  # typ
     step = tl.num_programs(1)
     sums = lane.to(tl.float64) * 0
     total = sums
-    absolute = sums
     square = sums
     low = sums + float("inf")
     high = sums - float("inf")
@@ -219,7 +214,6 @@ def _wide(ptr, out, lo, hi, lane, head, tail, inner, whole, count, back):  # typ
             x = tl.where(finite, x, 0.0)
             sums += tl.where(((bits >> q.to(tl.uint32)) & 1) == 1, -x, x)
             total += x
-            absolute += tl.abs(x)
             square += x * x
             low = tl.minimum(low, tl.where(here, x, float("inf")))
             high = tl.maximum(high, tl.where(here, x, float("-inf")))
@@ -228,12 +222,11 @@ def _wide(ptr, out, lo, hi, lane, head, tail, inner, whole, count, back):  # typ
         lane,
         sums,
         _sum(total),
-        _sum(absolute),
         _sum(square),
         tl.min(low, axis=0),
         tl.max(high, axis=0),
     )
-    tl.atomic_add(out + _WIDTH + 3, _sum(broken), sem="relaxed")
+    tl.atomic_add(out + _WIDTH + 2, _sum(broken), sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["row", "lo", "hi", "back"])  # type: ignore[untyped-decorator, unused-ignore]
@@ -269,7 +262,6 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
         sums = tl.zeros([SIZE], dtype=tl.float32)
         odd = sums
         total = sums
-        absolute = sums
         square = sums
         if PAIRED:
             low = tl.full([SIZE], 0x7F807F80 if KIND == 1 else 0x7C007C00, dtype=tl.uint32)
@@ -282,12 +274,10 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
             block = whole + tl.where(back == 1, count - 1 - block, block)
             start = ptr + (block.to(tl.int64) * _BLOCK - lo)
             if KIND == 3:
-                sums, total, absolute, square, low, high = _singles(
-                    start, block, 0, lane, sums, total, absolute, square, low, high, False
-                )
+                sums, total, square, low, high = _singles(start, block, 0, lane, sums, total, square, low, high, False)
             else:
-                sums, odd, total, absolute, square, low, high = _pairs(
-                    start, block, 0, lane, sums, odd, total, absolute, square, low, high, False, KIND, PAIRED
+                sums, odd, total, square, low, high = _pairs(
+                    start, block, 0, lane, sums, odd, total, square, low, high, False, KIND, PAIRED
                 )
         ended = tail & ((KIND == 3) | (hi % 2 == 0))
         if ended:
@@ -295,12 +285,12 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
             start = ptr + (block.to(tl.int64) * _BLOCK - lo)
             left = (hi % _BLOCK).to(tl.int32)
             if KIND == 3:
-                sums, total, absolute, square, low, high = _singles(
-                    start, block, left, lane, sums, total, absolute, square, low, high, True
+                sums, total, square, low, high = _singles(
+                    start, block, left, lane, sums, total, square, low, high, True
                 )
             else:
-                sums, odd, total, absolute, square, low, high = _pairs(
-                    start, block, left, lane, sums, odd, total, absolute, square, low, high, True, KIND, PAIRED
+                sums, odd, total, square, low, high = _pairs(
+                    start, block, left, lane, sums, odd, total, square, low, high, True, KIND, PAIRED
                 )
         if PAIRED:
             least = tl.min(tl.minimum(_first(low, KIND), _second(low, KIND)), axis=0)
@@ -309,11 +299,11 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
             least = tl.min(low, axis=0)
             most = tl.max(high, axis=0)
         peak = tl.maximum(tl.abs(least), tl.abs(most))
-        size = _sum(absolute)
-        usual = (size < float("inf")) & ((size == 0.0) | ((peak < _LARGE) & (peak > _SMALL)))
+        size = _sum(square)
+        usual = (size < float("inf")) & ((peak == 0.0) | ((peak < _LARGE) & (peak > _SMALL)))
         if usual & ((inner > 0) | ended):
             both = sums if KIND == 3 else tl.interleave(sums, odd)
-            _keep(out, part + tl.arange(0, SUMS), both, _sum(total), size, _sum(square), least, most)
+            _keep(out, part + tl.arange(0, SUMS), both, _sum(total), size, least, most)
         inner = tl.where(usual, 0, inner)
         tail = tail & ((usual & ended) == 0)
     if (inner > 0) | head | tail:

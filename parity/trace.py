@@ -91,7 +91,7 @@ class Trace:
         """Read what `save` wrote."""
         document = json.loads(path.with_suffix(".json").read_text())
         stored = np.load(path.with_suffix(".npy"))
-        moments = stored[: 40 * len(document["tensors"])].view(np.float64).reshape(-1, 5).tolist()
+        moments = stored[: 32 * len(document["tensors"])].view(np.float64).reshape(-1, 4).tolist()
         tensors = []
         for row, kept in zip(document["tensors"], moments, strict=True):
             shape, dtype, device_type, non_finite, start, size, width = row

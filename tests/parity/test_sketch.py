@@ -180,4 +180,4 @@ def test_the_gpu_computes_the_same() -> None:
         for tensor in (values, values.t() if values.ndim == 2 else values[1:]):
             want, got = fingerprint(tensor), fingerprint(tensor.cuda())
             assert sketch_distance(got, want) < (1e-6 if dtype == torch.bfloat16 else 1e-12)
-            assert got.moments[3:] == want.moments[3:]
+            assert got.moments[2:] == want.moments[2:]
