@@ -42,7 +42,7 @@ def weights_used(model: torch.nn.Module, forward: Callable[[], Any]) -> tuple[di
 
         parameter.requires_grad_(True)
         parameter.grad = None
-        handles.append(parameter.register_post_accumulate_grad_hook(look))
+        handles.append(parameter.register_post_accumulate_grad_hook(look))  # type: ignore[no-untyped-call]
 
     try:
         for name, parameter in parameters.items():
