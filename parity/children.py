@@ -14,11 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import fork_server
 from .errors import ParityError
 from .strict_json import encode
 from .worker import KEY_BYTES
 
 # The child dies with its parent (PR_SET_PDEATHSIG = 1, SIGKILL = 9); its current folder is first on the path.
+# When `main` returns its result is on disk: to take torch, diffusers and FastVideo apart would be another 1.5 s.
 _BOOT = """\
 import importlib, importlib.util, os, sys
 parity, job, folder = sys.argv[1:4]
@@ -33,6 +35,7 @@ spec = importlib.util.spec_from_file_location(
 sys.modules[name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules[name])
 importlib.import_module(name + ".worker").main(job, folder)
+os._exit(0)
 """
 
 
@@ -44,9 +47,8 @@ class Child:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "spec.json").write_bytes(encode(spec))
-        command = [python, "-c", _BOOT, str(Path(__file__).parent), job, str(folder)]
         try:
-            self.process = subprocess.Popen(command, cwd=cwd, stdin=subprocess.PIPE, env=dict(os.environ))
+            self.process = _started(python, job, folder, cwd)
         except OSError as error:
             raise ParityError(
                 "The interpreter could not be started.",
@@ -106,6 +108,13 @@ class Child:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+def _started(python: str, job: str, folder: Path, cwd: Path) -> subprocess.Popen[bytes] | fork_server.Forked:
+    if fork_server.current is not None:
+        return fork_server.current.fork(job, folder, cwd)
+    command = [python, "-c", _BOOT, str(Path(__file__).parent), job, str(folder)]
+    return subprocess.Popen(command, cwd=cwd, stdin=subprocess.PIPE, env=dict(os.environ))
 
 
 def wait_for(children: list[Child], each: Callable[[], None]) -> None:

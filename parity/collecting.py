@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import gc
 
-SELDOM = (50_000, 20, 20)
+SELDOM = (1_000_000, 20, 20)
 _usual = gc.get_threshold()
 
 
 def seldom() -> None:
-    """From now on look after every 50,000 new objects."""
+    """From now on look after every million new objects."""
     gc.set_threshold(*SELDOM)
 
 
 def as_usual() -> None:
-    """From now on look as often as the interpreter does by itself."""
+    """From now on look as often as the interpreter does by itself; what is there counts as old, unlooked at."""
+    if not gc.get_freeze_count():
+        gc.freeze()
+        gc.unfreeze()
     gc.set_threshold(*_usual)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 CHUNK = 1 << 22
@@ -152,67 +153,99 @@ def constant(tensor: torch.Tensor) -> float | None:
     first: torch.Tensor | None = None
     for bits in chunks(tensor):
         first = bits[:1] if first is None else first
-        if bits.dtype != first.dtype or not bool((bits == first).all()):
+        # Most tensors have another value among their first ones.
+        if bits.dtype != first.dtype or not all(bool((part == first).all()) for part in (bits[:_HEAD], bits)):
             return None
     return float(tensor[(0,) * tensor.ndim])
 
 
 def fingerprint(*tensors: torch.Tensor) -> Fingerprint:
-    """Digests of the values of ``tensors``, one after the other.
+    """Digests of the values of ``tensors``, one after the other."""
+    return Fingerprint(ordered(*tensors), unordered(*tensors), constant(tensors[0]) if len(tensors) == 1 else None)
 
-    ``ordered`` hashes each block of 65,536 patterns with two multilinear functions modulo 2^64 with odd pseudo-random
-    coefficients (Carter and Wegman 1979; coefficients by splitmix64) and the sums of all blocks with BLAKE2b. ``bag``
-    is the sum and the sum of squares of the patterns modulo 2^64.
+
+def ordered(*tensors: torch.Tensor) -> str:
+    """Digest of the values in row-major order, tensor after tensor.
+
+    Each block of 65,536 patterns is hashed with two multilinear functions modulo 2^64 with odd pseudo-random
+    coefficients (Carter and Wegman 1979; coefficients by splitmix64), and the sums of all blocks with BLAKE2b.
     """
-    sums = bytearray()
-    total, squares = 0, 0
-    kinds = ""
+    sums, kinds = bytearray(), ""
     for bits in chunks(*tensors):
-        kinds += "d" if bits.dtype == torch.int64 and tensors[0].is_floating_point() else ""
+        kinds += _kind_of_chunk(bits, tensors[0])
         whole = bits.numel() // _BLOCK * _BLOCK
         for part in (bits[:whole].view(-1, _BLOCK), bits[whole:].view(1, -1)):
             if part.numel():
-                hashed, powers = _sums(part)
-                sums += hashed
-                total, squares = (total + powers[0]) % 2**64, (squares + powers[1]) % 2**64
-    kind = f"{_kind(tensors[0])}{kinds} {sum(tensor.numel() for tensor in tensors)}"
-    ordered = hashlib.blake2b(kind.encode() + bytes(sums), digest_size=16).hexdigest()
-    return Fingerprint(ordered, f"{kind} {total:x} {squares:x}", constant(tensors[0]) if len(tensors) == 1 else None)
+                sums += _sums(part)
+    return hashlib.blake2b(_head_line(kinds, tensors).encode() + bytes(sums), digest_size=16).hexdigest()
+
+
+def unordered(*tensors: torch.Tensor) -> str:
+    """Digest of the values whatever their order: sum and sum of squares of the patterns modulo 2^64."""
+    total, squares, kinds = 0, 0, ""
+    for bits in chunks(*tensors):
+        kinds += _kind_of_chunk(bits, tensors[0])
+        powers = _powers(bits)
+        total, squares = (total + powers[0]) % 2**64, (squares + powers[1]) % 2**64
+    return f"{_head_line(kinds, tensors)} {total:x} {squares:x}"
 
 
 def bag(*tensors: torch.Tensor) -> tuple[int, int, int]:
     """Number of values, and the sum and the sum of squares of their bit patterns modulo 2^64, whatever their order.
 
-    Bags add: that of a tensor is the sum of those of its parts. The digest ``bag`` of a fingerprint is made of the
-    same numbers; this computes nothing else.
+    Bags add: that of a tensor is the sum of those of its parts. The digest `unordered` is made of the same numbers.
     """
     count, total, squares = 0, 0, 0
     for bits in chunks(*tensors):
-        wide = bits.cpu().numpy().astype(np.int64)  # numpy multiplies and adds in one pass
-        count += wide.size
-        total = (total + int(wide.sum())) % 2**64
-        squares = (squares + int(np.vdot(wide, wide))) % 2**64
+        powers = _powers(bits.cpu())
+        count += bits.numel()
+        total, squares = (total + powers[0]) % 2**64, (squares + powers[1]) % 2**64
     return count, total, squares
 
 
-def _sums(part: torch.Tensor) -> tuple[bytes, tuple[int, int]]:
-    """The multilinear sums of each row of ``part``, and the sum and the sum of squares of all of it."""
-    first, second = _tables(str(part.device))
-    width = part.shape[1]
-    if part.device.type == "cpu":  # numpy multiplies and adds in one pass
-        rows = part.numpy().astype(np.int64)
-        hashed = np.stack([rows @ table.numpy()[:width] for table in (first, second)])
-        return hashed.tobytes(), (int(rows.sum()), int(np.vdot(rows, rows)))
-    return _sums_by_torch(part, first, second)
+def _kind_of_chunk(bits: torch.Tensor, first: torch.Tensor) -> str:
+    return "d" if bits.dtype == torch.int64 and first.is_floating_point() else ""
 
 
-def _sums_by_torch(part: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> tuple[bytes, tuple[int, int]]:
+def _head_line(kinds: str, tensors: tuple[torch.Tensor, ...]) -> str:
+    return f"{_kind(tensors[0])}{kinds} {sum(tensor.numel() for tensor in tensors)}"
+
+
+def _widened(bits: torch.Tensor) -> Iterator[npt.NDArray[np.int64]]:
+    """Pieces of a flat tensor on the CPU as int64, block after block in one array that stays in the cache."""
+    values = bits.numpy()
+    wide = np.empty(min(_BLOCK, values.size), np.int64)
+    for start in range(0, values.size, _BLOCK):
+        piece = values[start : start + _BLOCK]
+        np.copyto(wide[: piece.size], piece)
+        yield wide[: piece.size]
+
+
+def _sums(part: torch.Tensor) -> bytes:
+    """The multilinear sums of each row of ``part``: those of the first function, then those of the second."""
+    tables = _tables(str(part.device))
+    if part.device.type != "cpu":
+        return _sums_by_torch(part, *tables)
+    first, second = (table.numpy()[: part.shape[1]] for table in tables)
+    rows = [(np.einsum("i,i", row, first), np.einsum("i,i", row, second)) for row in _widened(part.reshape(-1))]
+    return np.array(rows, np.int64).T.tobytes()
+
+
+def _sums_by_torch(part: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> bytes:
     """The same on any device."""
     width = part.shape[1]
     wide = part.to(torch.int64)
-    sums = torch.stack([(wide * table[:width]).sum(1) for table in (first, second)])
-    powers = torch.stack([wide.sum(), (wide * wide).sum()]).tolist()
-    return sums.cpu().numpy().tobytes(), (powers[0], powers[1])
+    return torch.stack([(wide * table[:width]).sum(1) for table in (first, second)]).cpu().numpy().tobytes()
+
+
+def _powers(bits: torch.Tensor) -> tuple[int, int]:
+    """The sum and the sum of squares of a chunk, modulo 2^64 with a sign or without."""
+    if bits.device.type != "cpu":
+        wide = bits.to(torch.int64)
+        total, squares = torch.stack([wide.sum(), (wide * wide).sum()]).tolist()
+        return total, squares
+    found = [(int(row.sum()), int(np.einsum("i,i", row, row))) for row in _widened(bits)]
+    return sum(total for total, _ in found), sum(squares for _, squares in found)
 
 
 @cache

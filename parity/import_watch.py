@@ -54,12 +54,10 @@ class Sources:
         self, folders: Sequence[str], each: Callable[[str, str, str], None] | None = None, apart: Sequence[str] = ()
     ) -> None:
         self.folders = tuple(dict.fromkeys(name for path in folders for name in (_named(path), _folder(path))))
-        self.apart = tuple(
-            env
-            for p in (sys.prefix, sys.base_prefix, *apart)
-            for env in (_named(p), _folder(p))
-            if env.startswith(self.folders)
-        )
+        self._environments = tuple(env for p in (sys.prefix, sys.base_prefix) for env in (_named(p), _folder(p)))
+        self._real: dict[str, str] = {}
+        others = [name for path in apart for name in (_named(path), _folder(path))]
+        self.apart = tuple(name for name in (*self._environments, *others) if name.startswith(self.folders))
         self.compiled: dict[str, str] = {}
         self.opened: dict[str, str] = {}
         self.again: set[str] = set()
@@ -96,7 +94,20 @@ class Sources:
 
     def name_of(self, path: str) -> str:
         """The name by which a path lies below the folders: as given, else with links followed; "" if it does not."""
-        return next((name for name in (os.path.abspath(path), os.path.realpath(path)) if self.covers(name)), "")
+        named = os.path.abspath(path)
+        if self.covers(named):
+            return named
+        real = self._resolved(named)
+        return real if self.covers(real) else ""
+
+    def _resolved(self, named: str) -> str:
+        """The path with links followed; the folders of the environments, with thousands of modules, once each."""
+        folder, slash, name = named.rpartition(os.sep)
+        if not named.startswith(self._environments) or os.path.islink(named):
+            return os.path.realpath(named)
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        return self._real[folder] + slash + name
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event not in ("open", "exec") or getattr(self._busy, "now", False):

@@ -28,6 +28,7 @@ class Job:
         self.files.mkdir(exist_ok=True)
         self._done = 0.0
         self._pending: bytes | None = None
+        self._told: bytes | None = None
         self._written = -math.inf
         self._later: threading.Timer | None = None
         self._renew_lock()
@@ -53,7 +54,10 @@ class Job:
                 self._done = max(self._done, float(done))
             known = total is not None and math.isfinite(total)
             document = {"done": self._done, "total": total if known else None, "message": str(message)[:500]}
-            self._pending = encode(document)
+            pending = encode(document)
+            if pending == self._told:
+                return
+            self._pending = self._told = pending
             if time.monotonic() - self._written >= _INTERVAL:
                 self._write()
             elif self._later is None:

@@ -8,7 +8,8 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,16 +42,21 @@ from .job import Job
 from .leaves import leaves, map_tensors, replace_leaf
 from .lift import lifted
 from .mapping import plan
+from .metrics import distance
 from .observe import observing, switches
+from .outputs import read_outputs
 from .patches import apply_patches
 from .proof import Proof, prove
 from .seal import Seal
 from .tracing import tracing
 from .weights import Entry, entries_of_model, tensors_of_model
+from .weights_used import weights_used
 
 PERTURBATION = 1e-2
 """Size of the self-test's perturbations, relative to the standard deviation of what is perturbed."""
-_GRADIENT_LIMIT = 500_000_000
+_MOST_INPUTS = 16
+_OTHER_KERNEL = 1e-4
+"""Relative distance that two correct kernels do not reach in float32; a perturbation of 1 % passes it by far."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class Runner:
         self.around: Callable[[], AbstractContextManager[None]] = nullcontext
         self.excuses = [Excuse(**row) for row in spec.get("excuses", [])]
         self.switches: dict[str, Any] = {}
+        self._loaded: Callable[[], Any] = lambda: None
 
     def context(self, item: Item, dtype: torch.dtype) -> Context:
         spec = self.spec
@@ -113,6 +120,7 @@ class Runner:
         torch.manual_seed(0)
         model = self.adapter.load_model(self.side, self.context(self.items[0], dtype))
         collecting.as_usual()
+        self._loaded = weakref.ref(model)
         if model.training:
             self.remark(
                 "training-mode", f"load_{self.side} returned a model in training mode; it was set to eval mode."
@@ -127,7 +135,8 @@ class Runner:
 
     def _release(self) -> None:
         """Give back what earlier models and forwards left in the allocator: the other side shares the card."""
-        gc.collect()
+        if self._loaded() is not None or self.device.type == "cuda":  # looking through all objects takes 0.3 s
+            gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -217,19 +226,32 @@ class Runner:
         self.keep(output, item, tag)
         return sum("::" not in call.module for call in trace.calls)
 
-    def observe(self, model: torch.nn.Module, dtype: torch.dtype, tag: str) -> None:
-        """One more forward on the first input, to see in which dtypes and with which attention kernels it computes."""
+    def observe(self, model: torch.nn.Module, dtype: torch.dtype, tag: str) -> Any:
+        """One more forward on the first input, to see in which dtypes and with which attention kernels it computes.
+
+        Returns:
+            Its output; none when it could not be observed.
+        """
         path = self.out / f"{tag}.observed.json"
         try:
             with torch.no_grad(), self._attention(dtype), observing(model, self.device.type) as seen:
-                self.call(model, self.items[0], dtype)
+                output = self.call(model, self.items[0], dtype)
         except (ParityError, RuntimeError) as error:
             reason = (error.seen if isinstance(error, ParityError) else str(error)).strip().splitlines()
             self.remark("not-observed", f"No dtype audit in {tag}: {reason[0][:200] if reason else error!r}")
-            return
+            return None
         seen.flags["load"] = self.switches
         seen.save(path)
         self._wrote(path)
+        return output
+
+    def control(self, model: torch.nn.Module, item: Item, observed: Any = None) -> None:
+        """A second float32 run of ``item`` with its seed; ``observed`` is one if it has the bits of the first."""
+        if observed is not None:
+            self.keep(observed, item, "control")
+        first, second = (self.written.get(f"{item.key}.{tag}.safetensors") for tag in ("float32", "control"))
+        if first != second:
+            self.run(model, item, torch.float32, "control")
 
     def _wrote(self, *paths: Path) -> None:
         """Note what a file holds, so that nobody else can put another one in its place unseen."""
@@ -240,6 +262,7 @@ class Runner:
         return {"conduct": self.conduct.report(self.seal.broken()), "written": self.written, "read": self.read}
 
     def keep(self, output: Any, item: Item, tag: str) -> None:
+        """Write an output as ``<key>.<tag>.safetensors``."""
         try:
             named = leaves(output, strict=True)
         except TypeError as error:
@@ -253,12 +276,13 @@ class Runner:
         save_file(tensors, path)
         self._wrote(path)
 
-    def perturbed(self, item: Item) -> Iterator[tuple[str, Any]]:
-        """Inputs with one leaf changed at a time."""
-        bundle = self.inputs(item)
-        for name, tensor in leaves(bundle):
-            if tensor.numel():
-                yield name, replace_leaf(bundle, name, perturb)
+    def input_names(self) -> list[str]:
+        """The leaves of the inputs that are perturbed, one at a time."""
+        return [name for name, tensor in leaves(self.inputs(self.items[0])) if tensor.numel()][:_MOST_INPUTS]
+
+    def perturbed(self, item: Item, name: str) -> Any:
+        """Inputs with that leaf changed."""
+        return replace_leaf(self.inputs(item), name, perturb)
 
 
 def _device(name: str) -> torch.device:
@@ -338,10 +362,8 @@ def run_official(runner: Runner) -> dict[str, Any]:
     calls = 0
     for item in runner.items:
         calls += runner.run_traced(model, item, torch.float32, "float32")
-        runner.run(model, item, torch.float32, "control")
-    runner.observe(model, torch.float32, "float32")
-    _responses(runner, model)
-    used = _weights_used(runner, model)
+    _controls(runner, model, runner.observe(model, torch.float32, "float32"))
+    used = _responses(runner, model)
     backends = attention_classes(model)
     runner.conduct.look_at(model, torch.float32)
     reference = _reference(runner, model)
@@ -504,40 +526,49 @@ def run_healed(runner: Runner) -> dict[str, Any]:
     return runner.facts()
 
 
-def _responses(runner: Runner, model: torch.nn.Module) -> None:
-    """Outputs with each input perturbed: an input that one side ignores and the other uses is a finding."""
+def _controls(runner: Runner, model: torch.nn.Module, observed: Any) -> None:
+    """Every input once more with its seed, the observed output counting as the first input's."""
+    for item in runner.items:
+        runner.control(model, item, observed if item is runner.items[0] else None)
+
+
+def _responses(runner: Runner, model: torch.nn.Module) -> dict[str, bool] | None:
+    """Outputs with each input perturbed: an input that one side ignores and the other uses is a finding.
+
+    The run of the first floating input also tells which weights the output depends on. With gradients a model may
+    choose other kernels, so that output is kept only if it moved by far more than rounding; else the input runs again.
+
+    Returns:
+        What `weights_used` says.
+    """
     item = runner.items[0]
-    for number, (_, inputs) in enumerate(runner.perturbed(item)):
-        if number == 16:
-            break
-        runner.run(model, item, torch.float32, f"input.{number}", inputs)
+    names = runner.input_names()
+    floats = {name for name, tensor in leaves(runner.inputs(item)) if tensor.is_floating_point() and tensor.numel() > 1}
+    shared = next((name for name in names if name in floats), None)
+
+    def forward(inputs: Any) -> tuple[dict[str, bool] | None, Any]:
+        return weights_used(model, lambda: runner.call(model, item, torch.float32, inputs))
+
+    used = None if shared else forward(None)[0]
+    for number, name in enumerate(names):
+        inputs, tag = runner.perturbed(item, name), f"input.{number}"
+        if name == shared:
+            used, output = forward(inputs)
+            if output is not None:
+                runner.keep(output, item, tag)
+                if _far(runner, item, tag):
+                    continue
+        runner.run(model, item, torch.float32, tag, inputs)
+    return used
 
 
-def _weights_used(runner: Runner, model: torch.nn.Module) -> dict[str, bool] | None:
-    """Which parameters have a gradient from the first input; none when the model does not let gradients through."""
-    parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
-    if not parameters or sum(p.numel() for p in parameters.values()) > _GRADIENT_LIMIT:
-        return None
-    wanted = {name: p.requires_grad for name, p in parameters.items()}
-    try:
-        for p in parameters.values():
-            p.requires_grad_(True)
-        with torch.enable_grad():
-            output = [t for _, t in leaves(runner.call(model, runner.items[0], torch.float32)) if t.requires_grad]
-            if not output:
-                return None
-            generator = torch.Generator().manual_seed(7)
-            loss = sum((t.float() * torch.randn(t.shape, generator=generator).to(t.device)).sum() for t in output)
-            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)  # type: ignore[arg-type]
-    except (ParityError, RuntimeError):
-        return None
-    finally:
-        for name, p in parameters.items():
-            p.requires_grad_(wanted[name])
-    return {
-        name: gradient is not None and bool((gradient != 0).any())
-        for name, gradient in zip(parameters, gradients, strict=True)
-    }
+def _far(runner: Runner, item: Item, tag: str) -> bool:
+    """Whether every output is further from the unperturbed one than another kernel could bring it."""
+    before, after = (read_outputs(runner.out, item.key, name) for name in ("float32", tag))
+    return before.keys() == after.keys() and all(
+        after[name].shape == tensor.shape and distance(after[name], tensor).relative_l2 > _OTHER_KERNEL
+        for name, tensor in before.items()
+    )
 
 
 def run_port(runner: Runner) -> dict[str, Any]:
@@ -549,10 +580,8 @@ def run_port(runner: Runner) -> dict[str, Any]:
     calls = 0
     for item in runner.items:
         calls += runner.run_traced(model, item, torch.float32, "float32")
-        runner.run(model, item, torch.float32, "control")
-    runner.observe(model, torch.float32, "float32")
-    _responses(runner, model)
-    used = _weights_used(runner, model)
+    _controls(runner, model, runner.observe(model, torch.float32, "float32"))
+    used = _responses(runner, model)
     tested = _perturb_weights(runner, model, used)
     proof = _prove(runner, model)
     foreign = foreign_code(model, Path(spec["official_repo"]) if spec.get("official_repo") else None)
@@ -575,7 +604,7 @@ def run_port(runner: Runner) -> dict[str, Any]:
         "proof": proof.to_json(),
         "weights_used": used,
         "self_test_weights": tested,
-        "input_names": [name for name, _ in runner.perturbed(runner.items[0])][:16],
+        "input_names": runner.input_names(),
         "module_map": runner.adapter.module_map,
         "foreign": foreign,
         "attention": backends,

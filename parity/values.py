@@ -12,7 +12,7 @@ from itertools import permutations
 
 import torch
 
-from .digests import Fingerprint, constant, fingerprint, head, same, same_rounded
+from .digests import constant, head, ordered, same, same_rounded, unordered
 from .weights import Entry
 
 Rows = tuple[int, int]
@@ -38,7 +38,8 @@ class Values:
         self.port = port
         self._heads: dict[str, bytes] = {}
         self._port_heads: dict[str, bytes] = {}
-        self._fingerprints: dict[str, Fingerprint] = {}
+        self._ordered: dict[str, str] = {}
+        self._unordered: dict[str, str] = {}
         self._constants: dict[str, float | None] = {}
         self._port_constants: dict[str, float | None] = {}
 
@@ -50,11 +51,17 @@ class Values:
         """Whether a port tensor has no values."""
         return self.port[target].device.type == "meta"
 
-    def fingerprint(self, target: str) -> Fingerprint:
-        """Digests of a port tensor, computed once."""
-        if target not in self._fingerprints:
-            self._fingerprints[target] = fingerprint(self.port[target])
-        return self._fingerprints[target]
+    def ordered(self, target: str) -> str:
+        """Digest of a port tensor's values in order, computed once."""
+        if target not in self._ordered:
+            self._ordered[target] = ordered(self.port[target])
+        return self._ordered[target]
+
+    def unordered(self, target: str) -> str:
+        """The same whatever their order."""
+        if target not in self._unordered:
+            self._unordered[target] = unordered(self.port[target])
+        return self._unordered[target]
 
     def official_constant(self, name: str) -> float | None:
         """The value that all elements of an official tensor have, or none."""
@@ -75,7 +82,7 @@ class Values:
         if self.on_meta(target) or math.prod(self.shape(target)) != self.official[name].elements:
             return False
         if self.at_hand is None:
-            return self.fingerprint(target).ordered == self.official[name].digest
+            return self.ordered(target) == self.official[name].digest
         if target not in self._port_heads:
             self._port_heads[target] = head(self.port[target])
         return self._head(name) == self._port_heads[target] and same([self.at_hand[name]], [self.port[target]])
@@ -85,7 +92,7 @@ class Values:
         if any(part.device.type == "meta" for part in parts):
             return False
         if self.at_hand is None:
-            return rows is None and fingerprint(*parts).ordered == self.official[name].digest
+            return rows is None and ordered(*parts) == self.official[name].digest
         if rows is None and parts[0].numel() >= 64 and self._head(name) != head(parts[0]):
             return False
         theirs = self.at_hand[name]
@@ -132,7 +139,7 @@ class Values:
         """How an official tensor was rearranged into a port tensor of as many elements; none if it was not."""
         if self.on_meta(target) or self.official[name].elements != math.prod(self.shape(target)):
             return None
-        if self.at_hand is None and self.official[name].bag != self.fingerprint(target).bag:
+        if self.at_hand is None and self.official[name].bag != self.unordered(target):
             return None
         for how, parts in arrangements(self.port[target], self.official[name].shape):
             if self.hold(name, parts):
@@ -143,8 +150,8 @@ class Values:
         """Whether the same values are there in an order that no known rearrangement gives."""
         if self.on_meta(target) or self.official[name].elements != math.prod(self.shape(target)):
             return False
-        theirs = self.official[name].bag if self.at_hand is None else fingerprint(self.at_hand[name]).bag
-        return theirs == self.fingerprint(target).bag
+        theirs = self.official[name].bag if self.at_hand is None else unordered(self.at_hand[name])
+        return theirs == self.unordered(target)
 
 
 def arrangements(mine: torch.Tensor, shape: tuple[int, ...]) -> Iterator[tuple[str, list[torch.Tensor]]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import collecting, out_of_memory, watched
+from . import collecting, fork_server, out_of_memory, watched
 from .errors import ParityError
 from .job import Job
 from .strict_json import encode, write_atomically
@@ -60,6 +60,7 @@ def main(job: str, run_dir: str, jobs: Mapping[str, str] = JOBS, package: str = 
     collecting.seldom()
     folder = Path(run_dir)
     worker = os.getpid()
+    server = fork_server.start(job, folder) if jobs is JOBS else None
     key = _read_key()
     handle: Job | None = None
     try:
@@ -85,6 +86,8 @@ def main(job: str, run_dir: str, jobs: Mapping[str, str] = JOBS, package: str = 
         mac = hmac.new(key, result, hashlib.sha256).hexdigest()
         write_atomically(folder / "result.mac", mac.encode(), durable=True)
     write_atomically(folder / "result.json", result, durable=True)
+    if server is not None:
+        server.close()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

@@ -26,6 +26,7 @@ resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 """
 
 # The engine, by path and under a private name: the worktree or an official repository may have a package `parity`.
+# When `main` returns the result is on disk, and nothing is left to do but to take torch apart.
 BOOT = f"""\
 {_SAFE_START}
 sys.path[0] = os.getcwd()
@@ -36,6 +37,7 @@ spec = importlib.util.spec_from_file_location(
 sys.modules[name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules[name])
 importlib.import_module(name + ".worker").main(job, run_dir)
+os._exit(0)
 """
 
 # A package of ours in the server's interpreter, where it is installed; nothing is imported from the current folder.
