@@ -69,6 +69,7 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
             partner,
             excused,
             lambda outputs: report.worst_ratio(item, outputs),
+            blamed=value["culprit"],
             with_trials=bool(spec.get("trials")),
         )
     except ParityError as error:

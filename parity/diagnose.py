@@ -23,6 +23,7 @@ from .honesty import moved
 from .job import Job
 from .lab import ask
 from .local_faults import Fault, deaf, fold, handed_wrong, in_another_order, local_faults, with_repeats
+from .metrics import distance
 from .outputs import read_outputs
 from .pairing import Pair
 from .passing import Where
@@ -62,6 +63,7 @@ class Experiments:
         self.number = 0
         self.injections = 0
         self.partner = dict(partner)
+        self.outputs = self.root / "official" / f"{item.key}.float32.safetensors"
         self._prepare()
         common = {**spec, "shared": str(self.shared), "item": item.key, "partner": self.partner, "excuses": []}
         self.children = [
@@ -141,6 +143,11 @@ class Experiments:
             return {}
         return read_outputs(self.root / "lab.official", self.item.key, tag)
 
+    def own_error(self) -> float:
+        """The official model's own rounding in its outputs; 0 if there is no reference in float64."""
+        mine, theirs = (read_outputs(self.root / "official", self.item.key, tag) for tag in ("float32", "reference"))
+        return max((distance(mine[name], theirs[name]).relative_l2 for name in theirs if name in mine), default=0.0)
+
     def end(self) -> None:
         """Stop both processes."""
         if self._alive():
@@ -166,6 +173,7 @@ def diagnose(
     excused: set[tuple[str, str]],
     worst_ratio: Callable[[dict[str, torch.Tensor]], float],
     *,
+    blamed: Mapping[str, Any] | None,
     with_trials: bool,
 ) -> Diagnosis:
     """Find the places that are wrong by themselves and see whether they explain the failure.
@@ -179,6 +187,7 @@ def diagnose(
         partner: Those upon which official tensors are forced.
         excused: ``(module, where)`` at which only rounding differs.
         worst_ratio: Largest logic ratio of such outputs of the port.
+        blamed: The culprit if none of this is confirmed: of the port as it runs by itself.
         with_trials: Whether the usual mistakes are tried.
     """
     result = Diagnosis()
@@ -221,6 +230,8 @@ def diagnose(
                 if trial.get("layout"):
                     result.culprits[number] = in_another_order(result.culprits[number], trial["layout"])
                 result.trials.append({"culprit": number, **trial})
+            if _own_code(blamed) and not result.confirmed and not any(trial["found"] for trial in result.trials):
+                result.trials = [{"culprit": 0, **_at_the_end(experiments, blamed["kind"] if blamed else "glue")}]
     finally:
         experiments.end()
     return result
@@ -292,7 +303,7 @@ def _other_arguments(experiments: Experiments, comparison: Comparison, fault: Fa
         "module": call.module,
         "occurrence": call.occurrence,
         "target": [target, occurrence, where],
-        "reach": BOUNDARY_PASS * max(_own_error(comparison, fault), FLOOR),
+        "reach": BOUNDARY_PASS * max(_own_error(comparison, fault.target), FLOOR),
     }
     return experiments.ask("arguments", request)
 
@@ -308,24 +319,69 @@ def _call_of(calls: list[Call], fault: Fault) -> int | None:
     return max((i for i in own if i < measured or -1 < calls[i].ended < ended), default=None)
 
 
+def _own_code(blamed: Mapping[str, Any] | None) -> bool:
+    """Whether the model's own code is to blame: no module in it, or nothing that could be compared."""
+    return blamed is None or not blamed["module"]
+
+
+def _at_the_end(experiments: Experiments, kind: str) -> dict[str, Any]:
+    """The usual mistakes in the model's own code, measured at its outputs: nothing after it could be compared."""
+    request = {
+        "scope": "",
+        "deep": kind == "module",
+        "target": None,
+        "outputs": str(experiments.outputs),
+        "reach": BOUNDARY_PASS * max(experiments.own_error(), FLOOR),
+    }
+    answer = experiments.ask("trials", request)
+    return answer if "found" in answer else {"tried": 0, "before": float("nan"), "found": [], **answer}
+
+
 def _trial(experiments: Experiments, comparison: Comparison, fault: Fault, known: list[list[Any]]) -> dict[str, Any]:
-    module, occurrence, where = fault.target
-    if module not in experiments.partner:
+    target = _measurable(experiments, comparison, fault)
+    if target is None:
         return {"tried": 0, "before": fault.error, "found": []}
     request = {
         "scope": fault.culprit.module,
         "deep": fault.culprit.kind == "module",
-        "target": [module, occurrence, where],
-        "reach": BOUNDARY_PASS * max(_own_error(comparison, fault), FLOOR),
+        "target": list(target),
+        "reach": BOUNDARY_PASS * max(_own_error(comparison, target), FLOOR),
         "known": known,
     }
     answer = experiments.ask("trials", request)
     return answer if "found" in answer else {"tried": 0, "before": fault.error, "found": [], **answer}
 
 
-def _own_error(comparison: Comparison, fault: Fault) -> float:
-    """The official model's own rounding at the place where a fault is measured."""
+def _measurable(experiments: Experiments, comparison: Comparison, fault: Fault) -> tuple[str, int, Where] | None:
+    """The place at which a fault is measured, or the next one of its module after it with an official counterpart.
+
+    A call too many has none, nor has a module that the official model does not have. Of what comes later, what the
+    enclosing module calls is handed the wrong tensor first.
+    """
     module, occurrence, where = fault.target
+
+    def official(name: str, number: int) -> bool:
+        pair = comparison.pairs.get(name) if name in experiments.partner else None
+        return pair is not None and (pair.official, number) in comparison.reference_calls
+
+    if official(module, occurrence):
+        return module, occurrence, where
+    calls = comparison.port.calls
+    index = next((i for i, c in enumerate(calls) if (c.module, c.occurrence) == (module, occurrence)), None)
+    around = calls[index].parent if index is not None else -1
+    if index is None or around < 0:
+        return None
+    later = (calls[i] for i in comparison.port.children(around) if i > index)
+    call = next((c for c in later if official(c.module, c.occurrence)), None)
+    if call is not None:
+        return call.module, call.occurrence, "inputs"
+    call = calls[around]
+    return (call.module, call.occurrence, "outputs") if official(call.module, call.occurrence) else None
+
+
+def _own_error(comparison: Comparison, target: tuple[str, int, Where]) -> float:
+    """The official model's own rounding at the place where a fault is measured."""
+    module, occurrence, where = target
     call = comparison.reference_calls.get((comparison.pairs[module].official, occurrence))
     if call is None:
         return 0.0

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from .arguments import exchanged
 from .errors import ParityError
@@ -146,7 +146,9 @@ class _Lab:
             return exchanged(self.model, self._run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
 
     def trials(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Try the usual mistakes on a suspect; see `search`."""
+        """Try the usual mistakes on a suspect; see `search`. The ``outputs`` of a request are a file."""
+        if "outputs" in request:
+            request = {**request, "outputs": load_file(request["outputs"])}
         with torch.no_grad():
             return search(self.model, self._run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
 
