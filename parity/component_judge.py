@@ -7,7 +7,7 @@ from typing import Any
 from .blame import Culprit, weights_culprit
 from .component_report import Report
 from .curve import curve
-from .diagnose import diagnose, partners
+from .diagnose import diagnose, last_trials, partners
 from .errors import ParityError
 from .healing import Excuse, looked_past
 from .job import Job
@@ -54,10 +54,11 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
         return {**found, **_only(narrower)} if narrower else found
     port, (mine, theirs) = report.trace("port", item, "float32"), report.float32_outputs(item)
     other = returned_instead(port, report.pairs, mine, theirs)
-    if other is not None:
-        return {**found, **_only(other)}
-    job.progress(steps - 1, steps, "forcing official tensors upon the port")
     partner = partners(report.pairs, report.mispaired)
+    if other is not None:
+        tried = last_trials(spec, job, item, partner) if spec.get("trials") and not other.module else []
+        return {**found, **_only(other), "trials": tried}
+    job.progress(steps - 1, steps, "forcing official tensors upon the port")
     excused = looked_past(report.excuses, port)
     try:
         diagnosis = diagnose(

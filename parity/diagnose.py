@@ -319,6 +319,15 @@ def _call_of(calls: list[Call], fault: Fault) -> int | None:
     return max((i for i in own if i < measured or -1 < calls[i].ended < ended), default=None)
 
 
+def last_trials(spec: dict[str, Any], job: Job, item: Item, partner: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The usual mistakes in what the model's own code makes of the last right tensor; arguments as for `diagnose`."""
+    experiments = Experiments(spec, job, item, partner)
+    try:
+        return [{"culprit": 0, **_at_the_end(experiments, "glue")}] if experiments.begin() else []
+    finally:
+        experiments.end()
+
+
 def _own_code(blamed: Mapping[str, Any] | None) -> bool:
     """Whether the model's own code is to blame: no module in it, or nothing that could be compared."""
     return blamed is None or not blamed["module"]

@@ -132,11 +132,11 @@ def bounds(function: Call, args: tuple[Any, ...], kwargs: dict[str, Any], result
     """Values clamped to the range of a picture, to another one, or not at all."""
     now = (given(1, "min", args, kwargs), given(2, "max", args, kwargs))
     if args and isinstance(args[0], torch.Tensor):
-        yield Variant("nothing clamped", argument(0))
         for low, high in RANGES:
             if now != (low, high) and is_number(now[0]) and is_number(now[1]):
                 words = f"a clamp to [{low:g}, {high:g}] in place of [{now[0]:g}, {now[1]:g}]"
                 yield Variant(words, of_first(partial(torch.clamp, min=low, max=high)))
+        yield Variant("nothing clamped", argument(0))
 
 
 def constants(function: Call, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Iterator[Variant]:

@@ -2,7 +2,8 @@
 
 One line of code that is run once for each axis makes a series of calls that differ in a whole number: the sizes of a
 grid, the shares of a head's width, the places of query, key and value. Another order of these numbers is tried in all
-series of one file that follow the same numbers, for the rest of the code has to fit.
+series of one file that follow the same numbers, for the rest of the code has to fit. The places that one line takes
+out of a tensor stand for themselves.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class _Series:
+    op: str
     calls: tuple[int, ...]
     path: Path
     values: tuple[int, ...]
@@ -48,12 +50,25 @@ class _Series:
         return self.values[: self.period]
 
 
-def counted(number: int, function: Call, args: tuple[Any, ...], file: str, line: int) -> Counted | None:
-    """What `orders` has to know of a call; none if it has no whole numbers."""
-    if op_name(function) not in _OPS:
-        return None
+def counted(number: int, function: Call, args: tuple[Any, ...], file: str, line: int) -> list[Counted]:
+    """What `orders` has to know of a call: its whole numbers; places in a tensor apart from bounds of slices."""
+    op = op_name(function)
+    if op not in _OPS:
+        return []
     found = dict(_integers(args, ()))
-    return Counted(number, op_name(function), file, line, found) if found else None
+    if op != "getitem":
+        return [Counted(number, op, file, line, found)] if found else []
+    places = {path: value for path, value in found.items() if _at(args, path) is not None}
+    bounds = {path: value for path, value in found.items() if path not in places}
+    kinds = (("place", places), ("bound", bounds))
+    return [Counted(number, kind, file, line, numbers) for kind, numbers in kinds if numbers]
+
+
+def _at(value: Any, path: Path) -> Any:
+    """What stands at a path; none inside a slice."""
+    for place in path:
+        value = value[place] if isinstance(value, (list, tuple)) else None
+    return value
 
 
 def _integers(value: Any, path: Path) -> Iterator[tuple[Path, int]]:
@@ -75,7 +90,7 @@ def orders(calls: Sequence[Counted]) -> Iterator[tuple[dict[int, Variant], str, 
     done = set()
     for file, rows in by_file.items():
         for base in rows:
-            for members in (_alike(base, rows), _following(base, rows)):
+            for members in ([base],) if base.op == "place" else (_alike(base, rows), _following(base, rows)):
                 for order in itertools.permutations(range(base.period)):
                     new = tuple(base.cycle[i] for i in order)
                     key = (file, tuple(id(row) for row in members), tuple(_reordered(row, order) for row in members))
@@ -91,11 +106,16 @@ def _series(calls: Sequence[Counted]) -> Iterator[_Series]:
     for call in calls:
         for path, value in call.integers.items():
             groups.setdefault((call.file, call.op, call.line, path), []).append((call.number, value))
-    for (_, _, _, path), rows in groups.items():
-        values = tuple(value for _, value in rows)
+    for (_, op, _, path), rows in groups.items():
+        numbers, values = tuple(number for number, _ in rows), tuple(value for _, value in rows)
         period = next((p for p in range(2, _MOST_AXES + 1) if _repeats(values, p)), 0)
-        if period and len(set(values)) > 1:
-            yield _Series(tuple(number for number, _ in rows), path, values, period)
+        if period and len(set(values)) > 1 and (op != "place" or _in_a_row(numbers, period)):
+            yield _Series(op, numbers, path, values, period)
+
+
+def _in_a_row(numbers: tuple[int, ...], period: int) -> bool:
+    """Whether nothing is called in between: parts taken out one after the other, not one in each step of a loop."""
+    return all(b - a == 1 for i, (a, b) in enumerate(itertools.pairwise(numbers)) if (i + 1) % period)
 
 
 def _repeats(values: tuple[int, ...], period: int) -> bool:
@@ -106,12 +126,12 @@ def _alike(base: _Series, rows: list[_Series]) -> list[_Series]:
     """The series that are a multiple of this one, or one more (the number of points for that many steps)."""
 
     def multiple(row: _Series) -> bool:
-        return all(a * base.cycle[0] == b * row.cycle[0] for a, b in zip(row.cycle, base.cycle, strict=True))
+        return all(a * sum(base.cycle) == b * sum(row.cycle) for a, b in zip(row.cycle, base.cycle, strict=True))
 
     def one_more(row: _Series) -> bool:
         return len({a - b for a, b in zip(row.cycle, base.cycle, strict=True)}) == 1
 
-    return [row for row in rows if row.period == base.period and (multiple(row) or one_more(row))]
+    return [row for row in _sizes(rows, base.period) if multiple(row) or one_more(row)]
 
 
 def _following(base: _Series, rows: list[_Series]) -> list[_Series]:
@@ -120,7 +140,11 @@ def _following(base: _Series, rows: list[_Series]) -> list[_Series]:
     def pattern(row: _Series) -> list[int]:
         return [row.cycle.index(value) for value in row.cycle]
 
-    return [row for row in rows if row.period == base.period and pattern(row) == pattern(base)]
+    return [row for row in _sizes(rows, base.period) if pattern(row) == pattern(base)]
+
+
+def _sizes(rows: list[_Series], period: int) -> list[_Series]:
+    return [row for row in rows if row.period == period and row.op != "place"]
 
 
 def _reordered(series: _Series, order: tuple[int, ...]) -> tuple[int, ...]:

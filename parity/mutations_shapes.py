@@ -132,7 +132,9 @@ def _other_slices(value: torch.Tensor, place: tuple[Any, ...]) -> Iterator[Varia
         start, stop, _ = part.indices(size)
         others = {(start - 1, stop - 1), (start + 1, stop + 1)}
         if start == 0:
-            others |= {(0, 2 * stop), (0, stop // 2)}
+            others |= {(0, 2 * stop), (0, stop // 2), (size - stop, size)}
+        if stop == size:
+            others |= {(0, size - start)}
         for low, high in sorted(others):
             if 0 <= low < high <= size and (low, high) != (start, stop):
                 new = (*place[:number], slice(low, high), *place[number + 1 :])

@@ -111,9 +111,7 @@ class _Ops(TorchFunctionMode):
         if self.found is not None:
             for variant in (*variants(func, args, kwargs, result), *hidden(result, self.place.masks)):
                 self.found.append(_Trial(f"{op_name(func)}: {variant.words}", frozenset({number}), variant, file, line))
-            numbers = counted(number, func, args, file, line)
-            if numbers is not None:
-                self.counted.append(numbers)
+            self.counted += counted(number, func, args, file, line)
         return result
 
 
@@ -294,8 +292,9 @@ def error_of(values: Any, goal: list[tuple[str, torch.Tensor]]) -> float:
         if tensor.numel() != other.numel():
             return math.inf
         errors.append(distance(tensor.reshape(-1), other.reshape(-1)).relative_l2)
-    worst = max(errors, default=math.inf)
-    return math.inf if math.isnan(worst) else worst
+    if any(math.isnan(error) for error in errors):
+        return math.inf  # `max` would look past it
+    return max(errors, default=math.inf)
 
 
 def _layout(values: Any, goal: list[tuple[str, torch.Tensor]], tolerance: float) -> list[str]:

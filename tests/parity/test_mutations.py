@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from fastvideo_port.parity.mutations_attention import buckets_of
 from fastvideo_port.parity.passing import Forcer, Keeper, Kept, passing
-from fastvideo_port.parity.trials import search
+from fastvideo_port.parity.trials import error_of, search
 from safetensors.torch import save_file
 from torch import nn
 
@@ -322,6 +322,27 @@ def test_what_follows_the_last_module_is_judged_by_the_outputs(tmp_path: Path) -
         options: Any = {"scope": "", "deep": False, "target": None, "reach": 1e-6, "outputs": {"sample": right}}
         found = search(model, lambda: model(x), Forcer(kept, partner), kept, partner, **options)
     assert found["found"][0]["words"] == "permute: axes 2 and 3 of the permute swapped"
+
+
+def test_an_output_that_is_not_a_number_is_no_right_one_wherever_it_stands() -> None:
+    right, wrong = torch.ones(3), torch.full((3,), math.nan)
+    for values in ([right, wrong], [wrong, right]):
+        assert error_of(values, [("[0]", right), ("[1]", right)]) == math.inf
+    assert error_of([right, right], [("[0]", right), ("[1]", right)]) == 0
+
+
+def test_steps_of_a_loop_are_not_put_in_another_order(tmp_path: Path) -> None:
+    """What a loop takes out in each step is no set of parts that could have changed places."""
+
+    def steps(x: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros_like(x[0])
+        for i in range(3):
+            total = total / 2 + x[i]
+        return total
+
+    wrong = _inputs(((3, 4, 4),))
+    found = _trials(lambda x: steps(x[[1, 0, 2]]), steps, wrong, tmp_path)
+    assert found["found"] == [] and found["before"] > 0.1
 
 
 def test_relative_buckets_follow_the_formula() -> None:
