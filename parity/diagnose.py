@@ -292,7 +292,7 @@ def _other_arguments(experiments: Experiments, comparison: Comparison, fault: Fa
         "module": call.module,
         "occurrence": call.occurrence,
         "target": [target, occurrence, where],
-        "reach": BOUNDARY_PASS * max(_own_error(comparison, fault), FLOOR),
+        "reach": BOUNDARY_PASS * max(_own_error(comparison, fault.target), FLOOR),
     }
     return experiments.ask("arguments", request)
 
@@ -309,23 +309,50 @@ def _call_of(calls: list[Call], fault: Fault) -> int | None:
 
 
 def _trial(experiments: Experiments, comparison: Comparison, fault: Fault, known: list[list[Any]]) -> dict[str, Any]:
-    module, occurrence, where = fault.target
-    if module not in experiments.partner:
+    target = _measurable(experiments, comparison, fault)
+    if target is None:
         return {"tried": 0, "before": fault.error, "found": []}
     request = {
         "scope": fault.culprit.module,
         "deep": fault.culprit.kind == "module",
-        "target": [module, occurrence, where],
-        "reach": BOUNDARY_PASS * max(_own_error(comparison, fault), FLOOR),
+        "target": list(target),
+        "reach": BOUNDARY_PASS * max(_own_error(comparison, target), FLOOR),
         "known": known,
     }
     answer = experiments.ask("trials", request)
     return answer if "found" in answer else {"tried": 0, "before": fault.error, "found": [], **answer}
 
 
-def _own_error(comparison: Comparison, fault: Fault) -> float:
-    """The official model's own rounding at the place where a fault is measured."""
+def _measurable(experiments: Experiments, comparison: Comparison, fault: Fault) -> tuple[str, int, Where] | None:
+    """The place at which a fault is measured, or the next one of its module after it with an official counterpart.
+
+    A call too many has none, nor has a module that the official model does not have. Of what comes later, what the
+    enclosing module calls is handed the wrong tensor first.
+    """
     module, occurrence, where = fault.target
+
+    def official(name: str, number: int) -> bool:
+        pair = comparison.pairs.get(name) if name in experiments.partner else None
+        return pair is not None and (pair.official, number) in comparison.reference_calls
+
+    if official(module, occurrence):
+        return module, occurrence, where
+    calls = comparison.port.calls
+    index = next((i for i, c in enumerate(calls) if (c.module, c.occurrence) == (module, occurrence)), None)
+    around = calls[index].parent if index is not None else -1
+    if index is None or around < 0:
+        return None
+    later = (calls[i] for i in comparison.port.children(around) if i > index)
+    call = next((c for c in later if official(c.module, c.occurrence)), None)
+    if call is not None:
+        return call.module, call.occurrence, "inputs"
+    call = calls[around]
+    return (call.module, call.occurrence, "outputs") if official(call.module, call.occurrence) else None
+
+
+def _own_error(comparison: Comparison, target: tuple[str, int, Where]) -> float:
+    """The official model's own rounding at the place where a fault is measured."""
+    module, occurrence, where = target
     call = comparison.reference_calls.get((comparison.pairs[module].official, occurrence))
     if call is None:
         return 0.0

@@ -23,13 +23,19 @@ _NEAR = 0.5
 
 
 @contextmanager
-def passing(model: torch.nn.Module, act: Act, names: Collection[str] | None = None) -> Iterator[None]:
+def passing(
+    model: torch.nn.Module,
+    act: Act,
+    names: Collection[str] | None = None,
+    paused: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
     """Call ``act`` with the inputs and the outputs of every call of a module while the block runs.
 
     Args:
         model: The model; its hooks are removed at the end.
         act: What to do; ``values`` is the tuple of arguments (keyword arguments as a last dict), or the output.
         names: Qualified names of the modules to watch; all of them when none.
+        paused: While it is true, calls pass as if nobody watched, and are not counted: those that ``act`` makes.
     """
     begun: Counter[str] = Counter()
     open_calls: dict[str, list[int]] = defaultdict(list)
@@ -37,6 +43,8 @@ def passing(model: torch.nn.Module, act: Act, names: Collection[str] | None = No
 
     def watch(name: str, module: torch.nn.Module) -> None:
         def before(_: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+            if paused():
+                return None
             occurrence = begun[name]
             begun[name] += 1
             open_calls[name].append(occurrence)
@@ -46,6 +54,8 @@ def passing(model: torch.nn.Module, act: Act, names: Collection[str] | None = No
             return changed[: len(args)], (changed[len(args)] if kwargs else kwargs)
 
         def after(_: torch.nn.Module, __: Any, ___: Any, output: Any) -> Any:
+            if paused():
+                return None
             return act(name, open_calls[name].pop(), "outputs", output)
 
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
