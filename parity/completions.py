@@ -23,6 +23,8 @@ _SAMPLE = 512
 _FEWEST = 8
 """Elements of an official tensor below which a match proves nothing."""
 _MOST_MODULE_CALLS = 300
+_MOST_BYTES = 1 << 30
+"""Of what modules make of the tensors at hand."""
 _COLUMNS = 64
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -35,10 +37,10 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sigmoid": torch.sigmoid,
 }
 _JOINED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "{t} added": lambda x, t: x + t,
-    "{t} subtracted": lambda x, t: x - t,
-    "multiplied with {t}": lambda x, t: x * t,
-    "multiplied with 1 + {t}": lambda x, t: x * (1 + t),
+    "{t} added to {{x}}": lambda x, t: x + t,
+    "{t} subtracted from {{x}}": lambda x, t: x - t,
+    "{{x}} multiplied with {t}": lambda x, t: x * t,
+    "{{x}} multiplied with 1 + {t}": lambda x, t: x * (1 + t),
 }
 
 
@@ -47,7 +49,7 @@ class Completion:
     """How one tensor becomes the official one.
 
     Attributes:
-        words: What is done to the wrong tensor.
+        words: The change, ``{x}`` standing for the wrong tensor.
         after: Relative error with it.
         item: What is used for it, if anything is.
     """
@@ -122,10 +124,10 @@ class Completions:
         numbers = [(item, _like(item.tensor, goal)) for item in known if item.tensor.is_floating_point()]
         fitting = [(item, tensor) for item, tensor in numbers if tensor is not None]
         if x is not None:
-            yield from ((f"{name} applied", _Of(f, x), None) for name, f in ACTIVATIONS.items())
+            yield from ((f"{name} applied to {{x}}", _Of(f, x), None) for name, f in ACTIVATIONS.items())
         for item, tensor in fitting:
             if tensor.shape == goal.shape:
-                yield f"{item.words} in its place", _Of(_same, tensor), item
+                yield f"{item.words} in the place of {{x}}", _Of(_same, tensor), item
         if x is not None:
             for item, tensor in fitting:
                 for words, join in _JOINED.items():
@@ -133,7 +135,7 @@ class Completions:
         for item, tensor in fitting:
             if tensor.shape == goal.shape:
                 for name, f in ACTIVATIONS.items():
-                    yield f"{name} of {item.words} in its place", _Of(f, tensor), item
+                    yield f"{name} of {item.words} in the place of {{x}}", _Of(f, tensor), item
         for item, _ in numbers:
             yield from _parts(item, goal, self.reach, known)
         yield from self._by_modules(wrong, x, goal, known)
@@ -148,12 +150,12 @@ class Completions:
             for call in _like_calls(module, self.pool):
                 made = self._run(module, (wrong, *call.args[1:]), call.kwargs)
                 if made is not None and (fit := _like(made, goal)) is not None:
-                    yield f"passed through `{name}`{_as_in(call)}", _Of(_same, fit), None
+                    yield f"{{x}} passed through `{name}`{_as_in(call)}", _Of(_same, fit), None
         for item in self._made_by_modules(modules, known):
             if (fit := _like(item.tensor, goal)) is None:
                 continue
             if fit.shape == goal.shape:
-                yield f"{item.words} in its place", _Of(_same, fit), item
+                yield f"{item.words} in the place of {{x}}", _Of(_same, fit), item
             if x is not None:
                 for words, join in _JOINED.items():
                     yield words.format(t=item.words), _Of(join, x, fit), item
@@ -161,12 +163,15 @@ class Completions:
     def _made_by_modules(self, modules: list[tuple[str, torch.nn.Module]], known: list[Known]) -> list[Known]:
         if self._computed is None:
             self._computed = []
-            pairs = itertools.product(modules, known)
+            pairs, room = itertools.product(modules, known), _MOST_BYTES
             for (name, module), item in itertools.islice(pairs, 10 * _MOST_MODULE_CALLS):
                 if len(self._computed) >= _MOST_MODULE_CALLS or not self.in_time():
                     break
                 made = self._run(module, (item.tensor,), {})
                 if made is not None:
+                    room -= made.nbytes
+                    if room < 0:
+                        break
                     words = f"what `{name}` makes of {item.words}"
                     self._computed.append(replace(item, tensor=made, words=words, version=made._version))
         return self._computed
@@ -256,7 +261,7 @@ def _parts(
     for axis in range(tensor.ndim):
         if tensor.numel() == goal.numel() * tensor.shape[axis]:
             for name, reduce in (("mean", torch.mean), ("sum", torch.sum), ("maximum", torch.amax)):
-                words = f"the {name} over axis {axis} of {item.words} in its place"
+                words = f"the {name} over axis {axis} of {item.words} in the place of {{x}}"
                 yield words, _Of(_same, reduce(tensor, dim=axis).reshape(goal.shape)), item
     if (found := _columns(tensor, goal)) is not None:
         start, width = found
@@ -264,12 +269,12 @@ def _parts(
         if tensor.shape[-1] % width == 0 and start % width == 0:
             which = f"part {start // width + 1} of {tensor.shape[-1] // width} ({which})"
         part = tensor[..., start : start + width].reshape(goal.shape)
-        yield f"{which} of {item.words} in its place", _Of(_same, part), item
+        yield f"{which} of {item.words} in the place of {{x}}", _Of(_same, part), item
     if tensor.ndim == 3 and goal.numel() == tensor.shape[0] * tensor.shape[2]:
         rows = _rows(tensor, goal.reshape(tensor.shape[0], -1), reach)
         if rows is not None:
             taken = torch.stack([tensor[b, row] for b, row in enumerate(rows)]).reshape(goal.shape)
-            words = f"{_which_rows(rows, tensor.shape[1], known)} of {item.words} in its place"
+            words = f"{_which_rows(rows, tensor.shape[1], known)} of {item.words} in the place of {{x}}"
             yield words, _Of(_same, taken), item
 
 

@@ -55,7 +55,7 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
     port, (mine, theirs) = report.trace("port", item, "float32"), report.float32_outputs(item)
     other = returned_instead(port, report.pairs, mine, theirs)
     if other is not None:
-        return {**found, **_only(other)}
+        return {**found, **_only(other.culprit), "trials": [other.trial] if spec.get("trials") else []}
     job.progress(steps - 1, steps, "forcing official tensors upon the port")
     partner = partners(report.pairs, report.mispaired)
     excused = looked_past(report.excuses, port)

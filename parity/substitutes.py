@@ -24,6 +24,7 @@ _ORDINALS = ("first", "second")
 _SUMS = ("add", "sub", "mul", "addcmul")
 _SHAPES = ("squeeze", "unsqueeze", "view", "reshape", "flatten", "unflatten", "transpose", "permute", "contiguous")
 """What changes no value comes after what does: the same sum is the same one operation earlier."""
+_MOST_PERMUTED = 4
 _MOST_HANDED = 200
 _MOST_OPERANDS = 300
 
@@ -59,7 +60,7 @@ class Op:
         number: Which of its torch calls.
         name, file, line: What it is and where.
         operands: The tensors among its first two arguments, by position.
-        result: What it returned; none for several tensors.
+        results: The tensors that it returned.
         before: Number of calls of modules that had begun.
     """
 
@@ -68,20 +69,24 @@ class Op:
     file: str
     line: int
     operands: tuple[tuple[int, torch.Tensor], ...]
-    result: torch.Tensor | None
+    results: tuple[torch.Tensor, ...]
     before: int
+
+    @property
+    def result(self) -> torch.Tensor | None:
+        """What it returned; none for several tensors."""
+        return self.results[0] if len(self.results) == 1 else None
 
 
 def op_of(
     number: int, function: Any, args: tuple[Any, ...], result: Any, file: str, line: int, before: int
 ) -> Op | None:
     """The record of a torch call; none if it makes no floating tensor."""
-    made = first_tensor(result)
-    if made is None:
+    made = tuple(tensor for _, tensor in leaves(result) if tensor.is_floating_point() and tensor.ndim)
+    if not made:
         return None
     operands = tuple((place, value) for place, value in enumerate(args[:2]) if isinstance(value, torch.Tensor))
-    one = result if isinstance(result, torch.Tensor) else None
-    return Op(number, op_name(function), file, line, operands, one, before)
+    return Op(number, op_name(function), file, line, operands, made, before)
 
 
 def rewirings(pool: Pool, partner: set[str], called: set[str], alone: Alone) -> Iterator[tuple[Rewiring, ...]]:
@@ -182,6 +187,7 @@ def _handed(call: Call, pool: Pool) -> Iterator[Rewiring]:
     values = (*call.args, call.kwargs) if call.kwargs else call.args
     names = [name for name, _ in named_arguments(module, call.args, call.kwargs)]
     given = [(leaf, t) for leaf, t in leaves(values) if t.ndim or t.dtype != torch.float64]
+    yield from _reordered(call, given, names)
     number = pool.calls.index(call)
     for item in pool.known(before=number):
         for (leaf, tensor), name in zip(given, names, strict=False):
@@ -193,6 +199,32 @@ def _handed(call: Call, pool: Pool) -> Iterator[Rewiring]:
 
             words = f"{item.words} handed to `{call.module}` as its `{name}`"
             yield Rewiring(words, call.module, call.occurrence, call.file, call.line, handed=handed)
+
+
+def _reordered(call: Call, given: list[tuple[str, torch.Tensor]], names: list[str]) -> Iterator[Rewiring]:
+    """Arguments of one shape in every other order; of more than `_MOST_PERMUTED`, two exchanged."""
+    groups: dict[torch.Size, list[int]] = {}
+    for number, (_, tensor) in enumerate(given[: len(names)]):
+        if tensor.is_floating_point() and tensor.numel() > 1:
+            groups.setdefault(tensor.shape, []).append(number)
+    for places in groups.values():
+        pairs = [{a: b, b: a} for a, b in itertools.combinations(places, 2)]
+        orders = [tuple(pair.get(place, place) for place in places) for pair in pairs]
+        if len(places) <= _MOST_PERMUTED:
+            orders += [order for order in itertools.permutations(places) if order not in orders]
+        for order in orders:
+            moved = [(a, b) for a, b in zip(places, order, strict=True) if not torch.equal(given[a][1], given[b][1])]
+            if moved:
+
+                def handed(values: Any, moved: list[tuple[int, int]] = moved) -> Any:
+                    tensors = dict(leaves(values))
+                    for a, b in moved:
+                        values = swap_leaf(values, given[a][0], tensors[given[b][0]])
+                    return values
+
+                which = ", ".join(f"its `{names[a]}` what is now its `{names[b]}`" for a, b in moved)
+                words = f"`{call.module}` handed as {which}"
+                yield Rewiring(words, call.module, call.occurrence, call.file, call.line, handed=handed)
 
 
 def forgotten(ops: Sequence[Op], pool: Pool) -> Iterator[tuple[str, int, Variant, str, int]]:

@@ -337,7 +337,7 @@ def search(
         tried += completions.tried
         for found, row in answers:
             if row:
-                attempt(_at_operands(again, found))  # x * s + x is x * (1 + s): the operation says it better
+                attempt(_at_operands(again, found))  # x * s + x is x * (1 + s): one operation says it better
                 rows.append(row)
     for stage in stages:
         if not rows:
@@ -378,7 +378,7 @@ def _completed(
     found = [completion for _, completion in named]
     if not found or not complete:
         return [], {}
-    words = "; ".join(f"{name}: {completion.words}" for name, completion in named)
+    words = "; ".join(completion.words.replace("{x}", name) for name, completion in named)
     file, line = record.site
     last = found[-1].item
     if (target[2] == "outputs" or not file) and last is not None and last.file:
@@ -387,11 +387,13 @@ def _completed(
 
 
 def _at_operands(record: _Record, found: list[Completion]) -> list[_Trial]:
-    """The usual mistakes at the torch calls that have an operand in common with the only completion."""
-    if len(found) != 1 or found[0].item is None:
-        return []
-    tensor = found[0].item.tensor
-    numbers = {op.number for op in record.ops if any(operand is tensor for _, operand in op.operands)}
+    """The usual mistakes at the torch calls that take or return a tensor of the completions."""
+    tensors = {id(completion.item.tensor) for completion in found if completion.item is not None}
+    numbers = {
+        op.number
+        for op in record.ops
+        if any(id(tensor) in tensors for tensor in (*op.results, *(operand for _, operand in op.operands)))
+    }
     return [trial for trial in record.mutations if trial.indices <= numbers][:_AFTER_ONE]
 
 

@@ -55,7 +55,8 @@ class Block(nn.Module):
         h = F.silu(up) * gate if v == "branches exchanged" else F.silu(gate) * up
         h = self.down(h)
         residual = h if v == "wrong residual" else x
-        x = self.mix(residual, h, first if v == "wrong gate" else second)
+        handed = (h, residual) if v == "arguments exchanged" else (residual, h)
+        x = self.mix(*handed, first if v == "wrong gate" else second)
         h = self.norm1(x) if v == "another norm" else self.norm2(x)
         narrow, wide = self.fused(h).split([WIDTH, 2 * WIDTH], dim=-1)
         if v == "wrong split":
@@ -92,6 +93,10 @@ MISTAKES = {
     ),
     "wrong residual": (("block.norm2", 0, "inputs"), ("`block.mix`", "`residual`")),
     "wrong gate": (("block.norm2", 0, "inputs"), ("`block.mix`", "`gate`")),
+    "arguments exchanged": (
+        ("block.norm2", 0, "inputs"),
+        ("`block.mix` handed as its `residual` what is now its `x`",),
+    ),
     "another norm": (("block.fused", 0, "inputs"), ("`block.norm2`",)),
     "wrong split": (("block.out", 0, "inputs"), ("split",)),
     "residual missing": (("block.out", 0, "inputs"), ("added",)),
