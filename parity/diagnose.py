@@ -7,6 +7,7 @@ only if they change the outputs there: padding that nobody reads is no culprit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +24,19 @@ from .honesty import moved
 from .job import Job
 from .lab import ask
 from .local_faults import Fault, deaf, fold, handed_wrong, in_another_order, local_faults, with_repeats
+from .metrics import distance
 from .outputs import read_outputs
 from .pairing import Pair
 from .passing import Where
 from .proof import Link
 from .side import Item
 from .trace import Call, Trace
+from .uncalled import idle_module, places_for
 from .verdict import BOUNDARY_PASS, FLOOR, OUTPUT_PASS
 
 _MOST_FAULTS = 6
 _MOST_TRIALS = 3
+_MOST_PLACES = 12
 
 
 @dataclass
@@ -221,6 +225,10 @@ def diagnose(
                 if trial.get("layout"):
                     result.culprits[number] = in_another_order(result.culprits[number], trial["layout"])
                 result.trials.append({"culprit": number, **trial})
+            if not result.confirmed and not any(trial["found"] for trial in result.trials):
+                free_trace = Trace.load(root / "port" / f"{item.key}.float32.trace")
+                trial = _uncalled(experiments, free_trace, official, pairs, before, worst_ratio)
+                result.trials += [{"culprit": 0, **trial}] if trial["found"] else []
     finally:
         experiments.end()
     return result
@@ -321,6 +329,44 @@ def _trial(experiments: Experiments, comparison: Comparison, fault: Fault, known
     }
     answer = experiments.ask("trials", request)
     return answer if "found" in answer else {"tried": 0, "before": fault.error, "found": [], **answer}
+
+
+def _uncalled(
+    experiments: Experiments,
+    port: Trace,
+    official: Trace,
+    pairs: Mapping[str, Pair],
+    before: dict[str, torch.Tensor],
+    worst_ratio: Callable[[dict[str, torch.Tensor]], float],
+) -> dict[str, Any]:
+    """Call the module that only the official model calls beside each call of its caller until the outputs are right."""
+    pair = idle_module(port, official, pairs)
+    expected = read_outputs(experiments.root / "official", experiments.item.key, "float32")
+    answer: dict[str, Any] = {"tried": 0, "before": _apart(before, expected), "found": [], "layout": None}
+    for beside, where, call in places_for(port, pair.port)[:_MOST_PLACES] if pair is not None else []:
+        assert pair is not None
+        tag = f"through.{experiments.number + 1}"
+        request = {"module": pair.port, "beside": beside, "where": where, "tag": tag}
+        answer["tried"] += 1
+        if "error" in experiments.ask("through", request):
+            continue
+        outputs = read_outputs(experiments.root / "lab.port", experiments.item.key, tag)
+        if worst_ratio(outputs) <= OUTPUT_PASS:
+            words = f"what `{beside}` {'is handed' if where == 'inputs' else 'returns'} passed through `{pair.port}`"
+            after = _apart(outputs, expected)
+            answer["found"].append({"words": words, "file": call.file, "line": call.line, "after": after})
+            break
+    return answer
+
+
+def _apart(outputs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:
+    """Largest relative L2 between outputs of the port and the official ones."""
+    alike = [(outputs.get(name), tensor) for name, tensor in expected.items()]
+    errors = [
+        distance(mine, theirs).relative_l2 if mine is not None and mine.shape == theirs.shape else math.inf
+        for mine, theirs in alike
+    ]
+    return max((math.inf if math.isnan(error) else error for error in errors), default=math.inf)
 
 
 def _measurable(experiments: Experiments, comparison: Comparison, fault: Fault) -> tuple[str, int, Where] | None:
