@@ -215,7 +215,8 @@ def diagnose(
             faults = [fault for fault in faults if not _idle(fault, faults, before, experiments, worst_ratio)] or faults
         faults = _by_arguments(experiments, comparison, faults[:_MOST_FAULTS], links)
         result.culprits = [with_repeats(fault) for fault in faults]
-        if with_trials:
+        # Weights in the place of each other look like calls in the place of each other: they come first, alone.
+        if with_trials and not any(fault.culprit.kind == "weights" for fault in faults):
             known: dict[tuple[str, str], list[list[Any]]] = {}
             for number, fault in enumerate(faults[:_MOST_TRIALS]):
                 job.progress(0, None, f"trying the usual mistakes at {fault.culprit.module or 'the model'}")

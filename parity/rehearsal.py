@@ -1,0 +1,263 @@
+"""Forwards of the port with official tensors forced upon it, recorded or with something changed, up to one place."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from .callsite import call_site
+from .leaves import leaves
+from .mutations import Variant, op_name, variants
+from .passing import Forcer, Where, passing
+from .pool import Call, Pool
+from .reached import Reached, error_of, tolerant
+from .substitutes import Op, Rewiring, op_of, resplit
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One forward with something changed: torch calls of the suspect's own code, or one call of a module."""
+
+    words: str
+    file: str
+    line: int
+    indices: frozenset[int] = frozenset()
+    variant: Variant | None = None
+    rewirings: tuple[Rewiring, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.words, self.file, self.line
+
+
+@dataclass
+class Place:
+    """Where the forward is: the stack of modules that are being called."""
+
+    scope: str
+    deep: bool
+    stack: list[str] = field(default_factory=list)
+    paused: bool = False
+    over: bool = False
+
+    def inside(self) -> bool:
+        """Whether the suspect's code runs; of the model itself also a method that is not its forward (``decode``)."""
+        if self.paused or self.over:
+            return False
+        if self.deep:
+            return self.scope in self.stack
+        return self.stack[-1] == self.scope if self.stack else self.scope == ""
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """What runs in the block is no part of the forward."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
+
+@dataclass
+class Record:
+    """What one run of the suspect showed.
+
+    Attributes:
+        pool: The tensors at hand, and the calls of modules.
+        mutations: The usual mistakes that are possible in its torch calls.
+        ops: Its torch calls.
+        wrong: What stands at the place that is measured.
+        site: File and line of the call there.
+        last: File and line of the suspect's last torch call or call of a module.
+        at_target: Called when the place is reached, while the forward (and what it set up for its modules) still runs.
+    """
+
+    pool: Pool
+    mutations: list[Trial] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+    wrong: Any = None
+    site: tuple[str, int] = ("", 0)
+    last: tuple[str, int] = ("", 0)
+    at_target: Callable[[Record], None] | None = None
+
+
+class Ops(TorchFunctionMode):
+    """Numbers the torch calls of the suspect's own code; records what they may have meant, or changes some of them."""
+
+    def __init__(self, place: Place, files: set[str], trial: Trial | None, record: Record | None) -> None:
+        super().__init__()
+        self.place = place
+        self.files = files
+        self.trial = trial if trial is not None and trial.variant is not None else None
+        self.record = record
+        self.number = 0
+        self.codes: dict[int, tuple[CodeType, bool]] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not self.place.inside() or not (self.place.stack or self.site()[0] in self.files):
+            return func(*args, **kwargs)
+        number = self.number
+        self.number += 1
+        if self.trial is not None and self.trial.variant is not None and number in self.trial.indices:
+            return self.trial.variant.change(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if self.record is not None:
+            with self.place.alone():
+                self.note(number, func, args, kwargs, result)
+        return result
+
+    def site(self) -> tuple[str, int]:
+        """File and line of the code that runs."""
+        code, line = call_site(self.codes)
+        return (code.co_filename if code is not None else ""), line
+
+    def note(self, number: int, func: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
+        """Remember a torch call and what else it may have been meant to be."""
+        assert self.record is not None
+        (file, line), name, pool = self.site(), op_name(func), self.record.pool
+        self.record.last = file, line
+        for variant in itertools.chain(variants(func, args, kwargs, result), resplit(func, args, kwargs, result)):
+            self.record.mutations.append(Trial(f"{name}: {variant.words}", file, line, frozenset({number}), variant))
+        if any(True for _ in leaves(result)) and not isinstance(result, (bool, int, float)):
+            pool.use((args, kwargs))
+            pool.made(result, f"the result of {name}", file, line)
+        op = op_of(number, func, args, result, file, line, len(pool.calls))
+        if op is not None:
+            self.record.ops.append(op)
+
+
+class Rehearsal:
+    """Forwards of the port with official tensors forced upon it, up to the place that is measured."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        run: Callable[[], None],
+        forcer: Forcer,
+        place: Place,
+        target: tuple[str, int, Where],
+        goal: list[tuple[str, torch.Tensor]],
+    ) -> None:
+        self.model = model
+        self.run = run
+        self.forcer = forcer
+        self.place = place
+        self.target = tuple(target)
+        self.goal = goal
+        self.files = _files_of(model)
+
+    def called(self) -> set[str]:
+        """The modules that one whole forward calls; all if it does not come to its end."""
+        found: set[str] = set()
+
+        def act(module: str, occurrence: int, where: Where, values: Any) -> Any:
+            found.add(module)
+            return self.forcer(module, occurrence, where, values)
+
+        with tolerant(), passing(self.model, act):
+            self.run()
+            return found
+        return {name for name, _ in self.model.named_modules()}
+
+    def once(self, trial: Trial | None = None, record: Record | None = None) -> float:
+        """The error at the place with a trial's change; infinite if the place is not reached."""
+        self.place.stack.clear()
+        self.place.over = False
+        changes = {(c.module, c.occurrence): c for c in (trial.rewirings if trial is not None else ())}
+        given: list[Any] = []
+        codes: dict[int, tuple[CodeType, bool]] = {}
+
+        def act(module: str, occurrence: int, where: Where, values: Any) -> Any:
+            with self.place.alone():
+                now, changed = values, False
+                if (change := changes.get((module, occurrence))) is not None:
+                    if where == "inputs":
+                        now, changed = self.handed(change, values, given), True
+                    elif change.returned is not None:
+                        official = None if change.raw else self.forcer(module, occurrence, where, values)
+                        now = change.returned(given.pop(), values if official is None else official)
+                        changed = True
+                if (module, occurrence, where) == self.target:
+                    if record is not None:
+                        record.wrong, record.site = now, _site(codes)
+                        if record.at_target is not None:
+                            record.at_target(record)
+                    self.place.over = True  # what others do on the way out is no part of the forward either
+                    raise Reached(error_of(now, self.goal))
+                if where == "outputs" and self.place.stack:
+                    self.place.stack.pop()
+                if not changed:
+                    official = self.forcer(module, occurrence, where, values)
+                    now = values if official is None else official
+                if record is not None:
+                    self.note(record, module, occurrence, where, now, _site(codes))
+                if where == "inputs":
+                    self.place.stack.append(module)
+                return now
+
+        try:
+            with (
+                passing(self.model, act, paused=lambda: self.place.paused),
+                Ops(self.place, self.files, trial, record),
+            ):
+                self.run()
+        except Reached as reached:
+            return reached.error
+        return math.inf
+
+    def handed(self, change: Rewiring, values: Any, given: list[Any]) -> Any:
+        """The inputs of the call that is made otherwise."""
+        official = None if change.raw else self.forcer(change.module, change.occurrence, "inputs", values)
+        values = values if official is None else official
+        if change.handed is not None:
+            values = change.handed(values)
+        given.append(values)
+        return values
+
+    def note(
+        self, record: Record, module: str, occurrence: int, where: Where, values: Any, site: tuple[str, int]
+    ) -> None:
+        """Remember what passes between the suspect and the modules that it calls."""
+        pool = record.pool
+        caller = self.place.stack[-1] if self.place.stack else ""
+        args, kwargs = (values[:-1], values[-1]) if where == "inputs" and _has_kwargs(values) else (values, {})
+        if where == "inputs" and module == self.place.scope:
+            pool.begin(args, kwargs)
+        elif caller == self.place.scope and module:
+            record.last = site
+            if where == "inputs":
+                pool.use(values)
+                pool.calls.append(Call(module, occurrence, args, kwargs, *site))
+            elif call := next((c for c in pool.calls if (c.module, c.occurrence) == (module, occurrence)), None):
+                call.returned = values
+                pool.made(values, f"what `{module}` returns", call.file, call.line)
+
+
+def _files_of(model: torch.nn.Module) -> set[str]:
+    """Files in which the model's class and those that it is derived from are written."""
+    found = set()
+    for kind in type(model).__mro__:
+        with tolerant():
+            found.add(inspect.getfile(kind))
+    return found - {inspect.getfile(torch.nn.Module)}
+
+
+def _has_kwargs(values: Any) -> bool:
+    return isinstance(values, tuple) and bool(values) and isinstance(values[-1], dict)
+
+
+def _site(codes: dict[int, tuple[CodeType, bool]]) -> tuple[str, int]:
+    code, line = call_site(codes)
+    return (code.co_filename if code is not None else ""), line
