@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from .metrics import distance
+from .parts_at_hand import parts
 from .pool import Call, Known, Pool, first_tensor
 
 _SAMPLE = 512
@@ -25,7 +26,6 @@ _FEWEST = 8
 _MOST_MODULE_CALLS = 300
 _MOST_BYTES = 1 << 30
 """Of what modules make of the tensors at hand."""
-_COLUMNS = 64
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "SiLU": F.silu,
@@ -123,6 +123,7 @@ class Completions:
         known = [*more, *self.pool.known()]
         numbers = [(item, _like(item.tensor, goal)) for item in known if item.tensor.is_floating_point()]
         fitting = [(item, tensor) for item, tensor in numbers if tensor is not None]
+        fitting.sort(key=lambda pair: pair[0].tensor.shape != goal.shape)  # what fits as it is was meant, not a view
         if x is not None:
             yield from ((f"{name} applied to {{x}}", _Of(f, x), None) for name, f in ACTIVATIONS.items())
         for item, tensor in fitting:
@@ -137,7 +138,8 @@ class Completions:
                 for name, f in ACTIVATIONS.items():
                     yield f"{name} of {item.words} in the place of {{x}}", _Of(f, tensor), item
         for item, _ in numbers:
-            yield from _parts(item, goal, self.reach, known)
+            for words, part in parts(item, goal, self.reach, known):
+                yield f"{words} in the place of {{x}}", _Of(_same, part), item
         yield from self._by_modules(wrong, x, goal, known)
 
     def _by_modules(
@@ -249,80 +251,6 @@ class _Sample:
             return math.inf
         made = make()
         return _error(made.broadcast_to(self.goal.shape).reshape(-1), self.goal.reshape(-1))
-
-
-def _parts(
-    item: Known, goal: torch.Tensor, reach: float, known: list[Known]
-) -> Iterator[tuple[str, Callable[..., torch.Tensor], Known | None]]:
-    """A mean, some columns, or one row of each of the batch, of a tensor at hand that is larger than the goal."""
-    tensor = item.tensor
-    if tensor.numel() <= goal.numel() or tensor.ndim < 2:
-        return
-    for axis in range(tensor.ndim):
-        if tensor.numel() == goal.numel() * tensor.shape[axis]:
-            for name, reduce in (("mean", torch.mean), ("sum", torch.sum), ("maximum", torch.amax)):
-                words = f"the {name} over axis {axis} of {item.words} in the place of {{x}}"
-                yield words, _Of(_same, reduce(tensor, dim=axis).reshape(goal.shape)), item
-    if (found := _columns(tensor, goal)) is not None:
-        start, width = found
-        which = f"elements {start}:{start + width} of the last axis"
-        if tensor.shape[-1] % width == 0 and start % width == 0:
-            which = f"part {start // width + 1} of {tensor.shape[-1] // width} ({which})"
-        part = tensor[..., start : start + width].reshape(goal.shape)
-        yield f"{which} of {item.words} in the place of {{x}}", _Of(_same, part), item
-    if tensor.ndim == 3 and goal.numel() == tensor.shape[0] * tensor.shape[2]:
-        rows = _rows(tensor, goal.reshape(tensor.shape[0], -1), reach)
-        if rows is not None:
-            taken = torch.stack([tensor[b, row] for b, row in enumerate(rows)]).reshape(goal.shape)
-            words = f"{_which_rows(rows, tensor.shape[1], known)} of {item.words} in the place of {{x}}"
-            yield words, _Of(_same, taken), item
-
-
-def _columns(tensor: torch.Tensor, goal: torch.Tensor) -> tuple[int, int] | None:
-    """Start and number of the neighbouring elements of the last axis that may be the goal."""
-    leading = tensor.numel() // tensor.shape[-1]
-    if goal.numel() % leading:
-        return None
-    width = goal.numel() // leading
-    if not 1 < width < tensor.shape[-1]:
-        return None
-    first, wanted = tensor.reshape(leading, -1)[0], goal.reshape(leading, -1)[0]
-    seen = min(width, _COLUMNS)
-    gaps = (first.unfold(0, seen, 1)[: tensor.shape[-1] - width + 1] - wanted[:seen]).norm(dim=1)
-    return int(gaps.argmin()), width
-
-
-def _rows(tensor: torch.Tensor, goal: torch.Tensor, reach: float) -> list[int] | None:
-    """For each of the batch the one row of ``tensor`` ([batch, rows, width]) that is ``goal``; none if not one."""
-    found = []
-    for rows, wanted in zip(tensor, goal, strict=True):
-        near = ((rows - wanted).norm(dim=1) <= max(reach, 1e-5) * wanted.norm()).nonzero().flatten().tolist()
-        if len(near) != 1:
-            return None
-        found.append(near[0])
-    return found
-
-
-def _which_rows(rows: list[int], length: int, known: list[Known]) -> str:
-    """What the rows have in common, in words."""
-    if all(row == 0 for row in rows):
-        return "the first row"
-    reasons = ["the last row"] if all(row == length - 1 for row in rows) else []
-    for item in known:
-        ids = item.tensor if item.tensor.dtype != torch.bool else item.tensor.int()
-        if ids.is_floating_point() or ids.shape != (len(rows), length):
-            continue
-        if ids.argmax(dim=1).tolist() == rows:
-            reasons.append(f"where {item.words} is largest first")
-        values = {int(one[row]) for one, row in zip(ids, rows, strict=True)}
-        if len(values) == 1:
-            value = values.pop()
-            if (ids == value).int().argmax(dim=1).tolist() == rows:
-                reasons.append(f"at the first {value} in {item.words}")
-        if (ids != 0).sum(dim=1).sub(1).tolist() == rows:
-            reasons.append(f"at the last that is not 0 in {item.words}")
-    why = " or ".join(dict.fromkeys(reasons[:3])) or "for each of the batch"
-    return f"row {', '.join(map(str, rows))} of axis 1 ({why})"
 
 
 def _like(tensor: torch.Tensor, goal: torch.Tensor) -> torch.Tensor | None:

@@ -371,10 +371,10 @@ def _apart(outputs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Ten
 
 
 def _measurable(experiments: Experiments, comparison: Comparison, fault: Fault) -> tuple[str, int, Where] | None:
-    """The place at which a fault is measured, or the next one of its module after it with an official counterpart.
+    """The place at which a fault is measured, or the next one with an official counterpart within the same caller.
 
-    A call too many has none, nor has a module that the official model does not have. Of what comes later, what the
-    enclosing module calls is handed the wrong tensor first.
+    A call too many has none, nor has a module that the official model does not have. Of what comes later, the next call
+    is handed the wrong tensor first.
     """
     module, occurrence, where = fault.target
 
@@ -389,12 +389,23 @@ def _measurable(experiments: Experiments, comparison: Comparison, fault: Fault) 
     around = calls[index].parent if index is not None else -1
     if index is None or around < 0:
         return None
-    later = (calls[i] for i in comparison.port.children(around) if i > index)
-    call = next((c for c in later if official(c.module, c.occurrence)), None)
-    if call is not None:
-        return call.module, call.occurrence, "inputs"
+    for number in range(index + 1, len(calls)):
+        call = calls[number]
+        if (
+            call.ended > calls[index].ended
+            and _within(calls, number, around)
+            and official(call.module, call.occurrence)
+        ):
+            return call.module, call.occurrence, "inputs"
     call = calls[around]
     return (call.module, call.occurrence, "outputs") if official(call.module, call.occurrence) else None
+
+
+def _within(calls: list[Call], index: int, around: int) -> bool:
+    """Whether a call is made, by whatever way, by call ``around``."""
+    while index > around:
+        index = calls[index].parent
+    return index == around
 
 
 def _own_error(comparison: Comparison, target: tuple[str, int, Where]) -> float:

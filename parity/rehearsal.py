@@ -193,7 +193,8 @@ class Rehearsal:
                     if record is not None:
                         record.wrong, record.site = now, _site(codes)
                         if record.at_target is not None:
-                            record.at_target(record)
+                            with tolerant():
+                                record.at_target(record)
                     self.place.over = True  # what others do on the way out is no part of the forward either
                     raise Reached(error_of(now, self.goal))
                 if where == "outputs" and self.place.stack:

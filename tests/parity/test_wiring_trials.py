@@ -180,3 +180,44 @@ def test_tensors_that_hold_the_same_values_are_both_named(tmp_path: Path) -> Non
             model.block.spare.weight.copy_(model.block.position.weight)
     found = _search(official, port, ("block.norm1", 0, "inputs"), tmp_path)
     assert "`position.weight` (or `spare.weight`: they hold the same values)" in found["found"][0]["words"]
+
+
+class Coder(nn.Module):
+    """Driven by a method that is not its forward."""
+
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.sign = sign
+        self.inner = nn.Linear(WIDTH, WIDTH)
+
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.inner(x * self.sign + x.cos())
+        return result
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return self.decode(x)
+
+
+def test_the_code_of_a_method_that_is_not_the_forward_is_tried_too(tmp_path: Path) -> None:
+    official, port = Coder(1.0), Coder(-1.0)
+    port.load_state_dict(official.state_dict())
+    x, keeper = torch.randn(2, 6, WIDTH), Keeper(1 << 22)
+    with torch.no_grad():
+        with passing(official, keeper):
+            official.decode(x)
+        save_file(keeper.tensors, tmp_path / "kept.safetensors")
+        kept, partner = Kept(tmp_path / "kept.safetensors"), {"inner": "inner"}
+        found = search(
+            port,
+            lambda: port.decode(x),
+            Forcer(kept, partner),
+            kept,
+            partner,
+            scope="",
+            deep=False,
+            target=("inner", 0, "inputs"),
+            reach=2e-6,
+        )
+    assert any(
+        "mul: a factor of 1 in place of -1" in row["words"] or "left out" in row["words"] for row in found["found"]
+    )
