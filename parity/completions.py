@@ -37,10 +37,10 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sigmoid": torch.sigmoid,
 }
 _JOINED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "{t} added to {{x}}": lambda x, t: x + t,
-    "{t} subtracted from {{x}}": lambda x, t: x - t,
-    "{{x}} multiplied with {t}": lambda x, t: x * t,
-    "{{x}} multiplied with 1 + {t}": lambda x, t: x * (1 + t),
+    "{{x}} plus {t}": lambda x, t: x + t,
+    "{{x}} minus {t}": lambda x, t: x - t,
+    "{{x}} times {t}": lambda x, t: x * t,
+    "{{x}} times (1 + {t})": lambda x, t: x * (1 + t),
 }
 
 

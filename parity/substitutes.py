@@ -234,9 +234,9 @@ def forgotten(ops: Sequence[Op], pool: Pool) -> Iterator[tuple[str, int, Variant
         Words of the trial, number of the torch call, the change, file and line.
     """
     joins: tuple[tuple[str, Callable[[Any, Any], Any]], ...] = (
-        ("multiplied with", lambda x, t: x * t),
-        ("added to", lambda x, t: x + t),
-        ("plus 1 multiplied with", lambda x, t: x * (1 + t)),
+        ("{x} times {t}", lambda x, t: x * t),
+        ("{x} plus {t}", lambda x, t: x + t),
+        ("{x} times (1 + {t})", lambda x, t: x * (1 + t)),
     )
     nearest = list(reversed(ops))
     nearest.sort(key=lambda op: op.name in _SHAPES)
@@ -249,12 +249,12 @@ def forgotten(ops: Sequence[Op], pool: Pool) -> Iterator[tuple[str, int, Variant
                     def result(f: Any, a: Any, k: Any, join: Any = join, t: torch.Tensor = item.tensor) -> Any:
                         return join(f(*a, **k), t)
 
-                    change = Variant(f"{item.words} {words} its result", result)
+                    change = Variant(words.format(x="its result", t=item.words), result)
                     yield f"{op.name}: {change.words}", op.number, change, op.file, op.line
                 for place, operand in op.operands:
                     if (op.name in _SUMS or id(operand) in given) and _broadcasts(item.tensor, operand):
                         change = Variant(
-                            f"{item.words} {words} its {_ORDINALS[place]} operand",
+                            words.format(x=f"its {_ORDINALS[place]} operand", t=item.words),
                             _operand(place, partial(_joined, join, item.tensor)),
                         )
                         yield f"{op.name}: {change.words}", op.number, change, op.file, op.line
