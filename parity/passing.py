@@ -18,6 +18,11 @@ Where = Literal["inputs", "outputs"]
 Act = Callable[[str, int, Where, Any], Any]
 """``act(module, occurrence, where, values)``: what it returns, if not none, takes the place of the values."""
 
+
+class Kwargs(dict[str, Any]):
+    """The keyword arguments among the values of an `Act`; any other dict there is an argument."""
+
+
 _NEAR = 0.5
 """Relative distance below which two tensors of one shape are meant to be the same, whatever their places."""
 
@@ -48,7 +53,7 @@ def passing(
             occurrence = begun[name]
             begun[name] += 1
             open_calls[name].append(occurrence)
-            changed = act(name, occurrence, "inputs", (*args, kwargs) if kwargs else args)
+            changed = act(name, occurrence, "inputs", (*args, Kwargs(kwargs)) if kwargs else args)
             if changed is None:
                 return None
             return changed[: len(args)], (changed[len(args)] if kwargs else kwargs)
@@ -69,6 +74,11 @@ def passing(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def apart(values: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments and keyword arguments of the values of an `Act`."""
+    return (values[:-1], values[-1]) if values and isinstance(values[-1], Kwargs) else (values, {})
 
 
 class Keeper:

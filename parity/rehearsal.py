@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from .callsite import call_site
 from .leaves import leaves
 from .mutations import Variant, op_name, variants
-from .passing import Forcer, Where, passing
+from .passing import Forcer, Where, apart, passing
 from .pool import Call, Pool
 from .reached import Reached, error_of, tolerant
 from .substitutes import Op, Rewiring, op_of, resplit
@@ -233,7 +233,7 @@ class Rehearsal:
         """Remember what passes between the suspect and the modules that it calls."""
         pool = record.pool
         caller = self.place.stack[-1] if self.place.stack else ""
-        args, kwargs = (values[:-1], values[-1]) if where == "inputs" and _has_kwargs(values) else (values, {})
+        args, kwargs = apart(values) if where == "inputs" else ((), {})
         if where == "inputs" and module == self.place.scope:
             pool.begin(args, kwargs)
         elif caller == self.place.scope and module:
@@ -253,10 +253,6 @@ def _files_of(model: torch.nn.Module) -> set[str]:
         with tolerant():
             found.add(inspect.getfile(kind))
     return found - {inspect.getfile(torch.nn.Module)}
-
-
-def _has_kwargs(values: Any) -> bool:
-    return isinstance(values, tuple) and bool(values) and isinstance(values[-1], dict)
 
 
 def _site(codes: dict[int, tuple[CodeType, bool]]) -> tuple[str, int]:

@@ -17,6 +17,7 @@ import torch
 
 from .leaves import leaves, swap_leaf
 from .mutations import Variant, op_name
+from .passing import Kwargs, apart
 from .pool import Call, Pool, first_tensor, named_arguments
 
 Alone = Callable[[], AbstractContextManager[Any]]
@@ -136,7 +137,7 @@ def _siblings(call: Call, modules: dict[str, torch.nn.Module], alone: Alone) -> 
             continue
 
         def returned(values: Any, _: Any, other: torch.nn.Module = other) -> Any:
-            args, kwargs = _apart(values)
+            args, kwargs = apart(values)
             with alone():
                 return other.forward(*args, **kwargs)
 
@@ -173,7 +174,7 @@ def _skipped(call: Call, modules: dict[str, torch.nn.Module], alone: Alone) -> I
         return first_tensor(values)
 
     def again(values: Any, output: Any) -> Any:
-        args, kwargs = _apart(values)
+        args, kwargs = apart(values)
         with alone():
             return module.forward(output, *args[1:], **kwargs)
 
@@ -184,7 +185,7 @@ def _skipped(call: Call, modules: dict[str, torch.nn.Module], alone: Alone) -> I
 def _handed(call: Call, pool: Pool) -> Iterator[Rewiring]:
     """Another tensor at hand in the place of an argument, the nearest first."""
     module = pool.model.get_submodule(call.module)
-    values = (*call.args, call.kwargs) if call.kwargs else call.args
+    values = (*call.args, Kwargs(call.kwargs)) if call.kwargs else call.args
     names = [name for name, _ in named_arguments(module, call.args, call.kwargs)]
     given = [(leaf, t) for leaf, t in leaves(values) if t.ndim or t.dtype != torch.float64]
     yield from _reordered(call, given, names)
@@ -352,8 +353,3 @@ def _broadcasts(small: torch.Tensor, large: torch.Tensor) -> bool:
 
 def _shapes(module: torch.nn.Module) -> list[tuple[int, ...]]:
     return [tuple(parameter.shape) for parameter in module.parameters()]
-
-
-def _apart(values: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments and keyword arguments of `passing`'s values."""
-    return (values[:-1], values[-1]) if values and isinstance(values[-1], dict) else (values, {})
