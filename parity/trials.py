@@ -127,11 +127,14 @@ def _stages(record: Record, partner: Mapping[str, str], place: Place, called: se
         Trial(rows[0].words, rows[0].file, rows[0].line, rewirings=rows)
         for rows in rewirings(record.pool, set(partner), called, place.alone)
     )
+    several = {op.number for op in record.ops if len(op.results) > 1}
+    parts = [trial for trial in record.mutations if trial.indices <= several]
     return [
+        _in_order(parts),  # which chunk is which says more than what each use of a chunk should be handed
         changes,
         operands(forgotten(record.ops, record.pool)),
         operands(passed_through(record.ops, record.pool, called, place.alone)),
-        _in_order(record.mutations),
+        _in_order([trial for trial in record.mutations if trial not in parts]),
         operands(other_operands(record.ops, record.pool)),
     ]
 

@@ -37,7 +37,7 @@ class Block(nn.Module):
         self.variant = variant
         self.table = nn.Parameter(torch.randn(4, WIDTH))
         self.position = nn.Embedding(6, WIDTH)
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(WIDTH) for _ in range(3))
+        self.norm1, self.norm2, self.norm3, self.inner = (nn.LayerNorm(WIDTH) for _ in range(4))
         self.up, self.gate, self.down, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
         self.fused = nn.Linear(WIDTH, 3 * WIDTH)
         self.mix = Mix(variant)
@@ -54,6 +54,7 @@ class Block(nn.Module):
         gate = self.gate(h)
         h = F.silu(up) * gate if v == "branches exchanged" else F.silu(gate) * up
         h = self.down(h)
+        h = h if v == "inner norm missing" else self.inner(self.inner(h)) if v == "norm twice" else self.inner(h)
         residual = h if v == "wrong residual" else x
         handed = (h, residual) if v == "arguments exchanged" else (residual, h)
         x = self.mix(*handed, first if v == "wrong gate" else second)
@@ -62,7 +63,7 @@ class Block(nn.Module):
         if v == "wrong split":
             wide, narrow = self.fused(h).split([2 * WIDTH, WIDTH], dim=-1)
         h = narrow * wide.chunk(2, dim=-1)[0]
-        h = h if v == "residual missing" else x + h
+        h = h if v == "residual missing" else h + h if v == "wrong operand" else x + h
         h = F.linear(h, self.out.weight) if v == "bias missing" else self.out(h)
         h = h if v == "activation missing" else F.silu(h)
         h = self.norm3(h)
@@ -93,6 +94,9 @@ MISTAKES = {
     ),
     "wrong residual": (("block.norm2", 0, "inputs"), ("`block.mix`", "`residual`")),
     "wrong gate": (("block.norm2", 0, "inputs"), ("`block.mix`", "`gate`")),
+    "inner norm missing": (("block.norm2", 0, "inputs"), ("what `block.down` returns passed through `block.inner`",)),
+    "norm twice": (("block.norm2", 0, "inputs"), ("`block.inner` left out",)),
+    "wrong operand": (("block.out", 0, "inputs"), ("add: what `block.mix` returns", "operand")),
     "arguments exchanged": (
         ("block.norm2", 0, "inputs"),
         ("`block.mix` handed as its `residual` what is now its `x`",),
