@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ _MOST = 400
 """Tensors that are kept at most; the last ones, which are nearest to the mistake."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Known:
     """One tensor at hand.
 
@@ -32,7 +32,7 @@ class Known:
     file: str = ""
     line: int = 0
     before: int = 0
-    version: int = field(default=0, compare=False)
+    version: int = 0
 
     @property
     def intact(self) -> bool:
@@ -40,7 +40,7 @@ class Known:
         return self.tensor._version == self.version
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """One call of a module by the suspect's own code.
 
@@ -80,7 +80,7 @@ class Pool:
         """Another call of the suspect: what an earlier one had at hand is forgotten."""
         self.calls, self.used, self._made = [], set(), []
         self._arguments = []
-        for name, tensor in named_arguments(self.model.get_submodule(self.scope), args, kwargs):
+        for _, name, tensor in named_arguments(self.model.get_submodule(self.scope), args, kwargs):
             self._arguments.append(self._known(tensor, f"the argument `{name}` of {self.scope or 'the model'}"))
 
     def made(self, value: Any, words: str, file: str, line: int) -> None:
@@ -158,13 +158,21 @@ def callable_children(owner: torch.nn.Module, prefix: str) -> Iterator[tuple[str
 
 def named_arguments(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[tuple[str, torch.Tensor]]:
-    """The tensors of a call with the names of the parameters of ``forward`` that take them."""
+) -> list[tuple[str, str, torch.Tensor]]:
+    """The tensors of a call: leaf of `passing`'s values, the name in the signature of ``forward``, the tensor."""
     try:
-        bound = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+        names = list(inspect.signature(module.forward).parameters)
     except (TypeError, ValueError):
-        bound = {f"[{place}]": value for place, value in enumerate(args)} | kwargs
-    return [(leaf, tensor) for leaf, tensor in leaves(bound) if tensor.ndim or tensor.dtype != torch.float64]
+        names = []
+    found = []
+    for place, value in enumerate((*args, kwargs)):
+        for leaf, tensor in leaves(value):
+            if not tensor.ndim and tensor.dtype == torch.float64:
+                continue  # a number
+            inside = leaf if not leaf or leaf.startswith("[") else f".{leaf}"
+            name = f"{names[place] if place < len(names) else f'[{place}]'}{inside}" if place < len(args) else leaf
+            found.append((f"[{place}]{inside}", name, tensor))
+    return found
 
 
 def first_tensor(value: Any) -> torch.Tensor | None:

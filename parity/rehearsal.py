@@ -22,6 +22,9 @@ from .pool import Call, Pool
 from .reached import Reached, error_of, tolerant
 from .substitutes import Op, Rewiring, op_of, resplit
 
+_WORSE = 10.0
+"""How much an error on the way to the place has to grow to be harm done by a trial."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -157,6 +160,34 @@ class Rehearsal:
         self.target = tuple(target)
         self.goal = goal
         self.files = _files_of(model)
+        self.errors: dict[tuple[str, int, Where], float] | None = None
+        self._before: dict[tuple[str, int, Where], float] | None = None
+
+    def harms(self, trial: Trial, reach: float) -> bool:
+        """Whether a change makes wrong what was right on the way to the place.
+
+        The official tensors that are forced upon the next module hide it from the place itself: chunks that are
+        exchanged for all their uses, because one of them is wrong.
+        """
+        if self._before is None:
+            self._before = self._watched(None)
+        after = self._watched(trial)
+        changed = {(change.module, change.occurrence) for change in trial.rewirings}
+        return any(
+            error > _WORSE * max(self._before.get(key, math.inf), reach)
+            for key, error in after.items()
+            if key[:2] not in changed
+        )
+
+    def _watched(self, trial: Trial | None) -> dict[tuple[str, int, Where], float]:
+        """The errors of all that passes on the way to the place and has an official counterpart."""
+        errors: dict[tuple[str, int, Where], float] = {}
+        self.errors = errors
+        try:
+            self.once(trial)
+        finally:
+            self.errors = None
+        return errors
 
     def called(self) -> set[str]:
         """The modules that one whole forward calls; all if it does not come to its end."""
@@ -197,6 +228,10 @@ class Rehearsal:
                                 record.at_target(record)
                     self.place.over = True  # what others do on the way out is no part of the forward either
                     raise Reached(error_of(now, self.goal))
+                if self.errors is not None and module in self.forcer.partner:
+                    official = self.forcer.kept.leaves(self.forcer.partner[module], occurrence, where)
+                    if official:
+                        self.errors[module, occurrence, where] = error_of(values, official)
                 if where == "outputs" and self.place.stack:
                     self.place.stack.pop()
                 if not changed:

@@ -17,7 +17,7 @@ import torch
 
 from .leaves import leaves, swap_leaf
 from .mutations import Variant, op_name
-from .passing import Kwargs, apart
+from .passing import apart
 from .pool import Call, Pool, first_tensor, named_arguments
 
 Alone = Callable[[], AbstractContextManager[Any]]
@@ -185,13 +185,11 @@ def _skipped(call: Call, modules: dict[str, torch.nn.Module], alone: Alone) -> I
 def _handed(call: Call, pool: Pool) -> Iterator[Rewiring]:
     """Another tensor at hand in the place of an argument, the nearest first."""
     module = pool.model.get_submodule(call.module)
-    values = (*call.args, Kwargs(call.kwargs)) if call.kwargs else call.args
-    names = [name for name, _ in named_arguments(module, call.args, call.kwargs)]
-    given = [(leaf, t) for leaf, t in leaves(values) if t.ndim or t.dtype != torch.float64]
-    yield from _reordered(call, given, names)
+    given = named_arguments(module, call.args, call.kwargs)
+    yield from _reordered(call, given)
     number = pool.calls.index(call)
     for item in pool.known(before=number):
-        for (leaf, tensor), name in zip(given, names, strict=False):
+        for leaf, name, tensor in given:
             if not _exchangeable(item.tensor, tensor):
                 continue
 
@@ -202,10 +200,10 @@ def _handed(call: Call, pool: Pool) -> Iterator[Rewiring]:
             yield Rewiring(words, call.module, call.occurrence, call.file, call.line, handed=handed)
 
 
-def _reordered(call: Call, given: list[tuple[str, torch.Tensor]], names: list[str]) -> Iterator[Rewiring]:
+def _reordered(call: Call, given: list[tuple[str, str, torch.Tensor]]) -> Iterator[Rewiring]:
     """Arguments of one shape in every other order; of more than `_MOST_PERMUTED`, two exchanged."""
     groups: dict[torch.Size, list[int]] = {}
-    for number, (_, tensor) in enumerate(given[: len(names)]):
+    for number, (_, _, tensor) in enumerate(given):
         if tensor.is_floating_point() and tensor.numel() > 1:
             groups.setdefault(tensor.shape, []).append(number)
     for places in groups.values():
@@ -214,7 +212,7 @@ def _reordered(call: Call, given: list[tuple[str, torch.Tensor]], names: list[st
         if len(places) <= _MOST_PERMUTED:
             orders += [order for order in itertools.permutations(places) if order not in orders]
         for order in orders:
-            moved = [(a, b) for a, b in zip(places, order, strict=True) if not torch.equal(given[a][1], given[b][1])]
+            moved = [(a, b) for a, b in zip(places, order, strict=True) if not torch.equal(given[a][2], given[b][2])]
             if moved:
 
                 def handed(values: Any, moved: list[tuple[int, int]] = moved) -> Any:
@@ -223,7 +221,7 @@ def _reordered(call: Call, given: list[tuple[str, torch.Tensor]], names: list[st
                         values = swap_leaf(values, given[a][0], tensors[given[b][0]])
                     return values
 
-                which = ", ".join(f"its `{names[a]}` what is now its `{names[b]}`" for a, b in moved)
+                which = ", ".join(f"its `{given[a][1]}` what is now its `{given[b][1]}`" for a, b in moved)
                 words = f"`{call.module}` handed as {which}"
                 yield Rewiring(words, call.module, call.occurrence, call.file, call.line, handed=handed)
 

@@ -87,7 +87,7 @@ def search(
             forwards += 1
             with tolerant():
                 after = rehearsal.once(trial)
-                if after <= reach:
+                if after <= reach and not rehearsal.harms(trial, reach):
                     rows.append({"words": trial.words, "file": trial.file, "line": trial.line, "after": after})
 
     answer = {"before": before, "layout": layout[0] if layout else None}

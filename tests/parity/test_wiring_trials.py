@@ -225,3 +225,9 @@ def test_the_code_of_a_method_that_is_not_the_forward_is_tried_too(tmp_path: Pat
     assert any(
         "mul: a factor of 1 in place of -1" in row["words"] or "left out" in row["words"] for row in found["found"]
     )
+
+
+def test_a_change_that_spoils_another_use_is_not_named(tmp_path: Path) -> None:
+    """With the two chunks exchanged the gate would be right, and the scale, which is right, would not be."""
+    found = _search(*_models("wrong gate"), ("block.norm2", 0, "inputs"), tmp_path)
+    assert found["found"] and not any("parts 0 and 1" in row["words"] for row in found["found"]), found
