@@ -23,7 +23,7 @@ from .reached import Reached, error_of, tolerant
 from .substitutes import Op, Rewiring, op_of, resplit
 
 _WORSE = 10.0
-"""How much an error on the way to the place has to grow to be harm done by a trial."""
+"""How much the error at another place has to grow to be harm done by a trial."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Rehearsal:
         self._before: dict[tuple[str, int, Where], float] | None = None
 
     def harms(self, trial: Trial, reach: float) -> bool:
-        """Whether a change makes wrong what was right on the way to the place.
+        """Whether a change makes wrong what was right anywhere else.
 
         The official tensors that are forced upon the next module hide it from the place itself: chunks that are
         exchanged for all their uses, because one of them is wrong.
@@ -180,7 +180,7 @@ class Rehearsal:
         )
 
     def _watched(self, trial: Trial | None) -> dict[tuple[str, int, Where], float]:
-        """The errors of all that passes on the way to the place and has an official counterpart."""
+        """The errors of all that passes in a whole forward and has an official counterpart."""
         errors: dict[tuple[str, int, Where], float] = {}
         self.errors = errors
         try:
@@ -220,7 +220,7 @@ class Rehearsal:
                         official = None if change.raw else self.forcer(module, occurrence, where, values)
                         now = change.returned(given.pop(), values if official is None else official)
                         changed = True
-                if (module, occurrence, where) == self.target:
+                if (module, occurrence, where) == self.target and self.errors is None:
                     if record is not None:
                         record.wrong, record.site = now, _site(codes)
                         if record.at_target is not None:

@@ -153,11 +153,7 @@ def _followed(call: Call, idle: dict[str, torch.nn.Module], alone: Alone) -> Ite
 
         def returned(_: Any, output: Any, other: torch.nn.Module = other) -> Any:
             leaf, tensor = next(pair for pair in leaves(output) if pair[1].is_floating_point())
-            with alone():
-                made = first_tensor(other.forward(tensor))
-            if made is None or made.shape != tensor.shape:
-                raise ValueError("the module makes something else of it")
-            return swap_leaf(output, leaf, made)
+            return swap_leaf(output, leaf, _through(other, alone, tensor))
 
         words = f"what `{call.module}` returns passed through `{name}`"
         yield Rewiring(words, call.module, call.occurrence, call.file, call.line, returned=returned)
@@ -262,21 +258,32 @@ def forgotten(ops: Sequence[Op], pool: Pool) -> Iterator[tuple[str, int, Variant
 def passed_through(
     ops: Sequence[Op], pool: Pool, called: set[str], alone: Alone
 ) -> Iterator[tuple[str, int, Variant, str, int]]:
-    """A result passed through a module that a whole forward does not call; as `forgotten`."""
+    """An operand or a result passed through a module that a whole forward does not call; as `forgotten`."""
     idle = [(name, module) for name, module in pool.modules() if name not in called]
-    pairs = ((name, module, op) for name, module in idle for op in reversed(ops) if op.result is not None)
-    for name, module, op in itertools.islice(pairs, _MOST_OPERANDS):
+    for (name, module), op in itertools.islice(itertools.product(idle, reversed(ops)), _MOST_OPERANDS):
+        through = partial(_through, module, alone)
+        changes = [
+            Variant(f"its {_ORDINALS[place]} operand passed through `{name}`", _operand(place, through))
+            for place, operand in op.operands
+            if operand.is_floating_point()
+        ]
+        if op.result is not None:
+            changes.append(Variant(f"its result passed through `{name}`", _result(through)))
+        for change in changes:
+            yield f"{op.name}: {change.words}", op.number, change, op.file, op.line
 
-        def change(f: Any, a: Any, k: Any, module: torch.nn.Module = module) -> Any:
-            result = f(*a, **k)
-            with alone():
-                made = first_tensor(module.forward(result))
-            if made is None or made.shape != result.shape:
-                raise ValueError("the module makes something else of it")
-            return made
 
-        words = f"its result passed through `{name}`"
-        yield f"{op.name}: {words}", op.number, Variant(words, change), op.file, op.line
+def _through(module: torch.nn.Module, alone: Alone, tensor: torch.Tensor) -> torch.Tensor:
+    """What a module makes of a tensor.
+
+    Raises:
+        ValueError: It is of another shape.
+    """
+    with alone():
+        made = first_tensor(module.forward(tensor))
+    if made is None or made.shape != tensor.shape:
+        raise ValueError("the module makes something else of it")
+    return made
 
 
 def resplit(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Iterator[Variant]:
@@ -322,6 +329,10 @@ def _joined(join: Callable[[Any, Any], Any], tensor: torch.Tensor, x: Any) -> An
 
 def _other(tensor: torch.Tensor, _: Any) -> torch.Tensor:
     return tensor
+
+
+def _result(change: Callable[[Any], Any]) -> Callable[..., Any]:
+    return lambda function, args, kwargs: change(function(*args, **kwargs))
 
 
 def _operand(place: int, change: Callable[[Any], Any]) -> Callable[..., Any]:

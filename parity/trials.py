@@ -70,6 +70,7 @@ def search(
     layout = _layout(record.wrong, goal, reach)
     started = time.thread_time()
     rows: list[dict[str, Any]] = []
+    named: list[Trial] = []
     tried = 0
     forwards = 0
 
@@ -83,11 +84,14 @@ def search(
             since += bool(rows)
             if forwards >= MOST_TRIALS or len(rows) >= _SHOWN or since > _AFTER_ONE or not in_time():
                 break
+            if any(done.indices and done.indices < trial.indices for done in named):
+                continue  # the same and more
             tried += 1
             forwards += 1
             with tolerant():
                 after = rehearsal.once(trial)
                 if after <= reach and not rehearsal.harms(trial, reach):
+                    named.append(trial)
                     rows.append({"words": trial.words, "file": trial.file, "line": trial.line, "after": after})
 
     answer = {"before": before, "layout": layout[0] if layout else None}
