@@ -56,8 +56,10 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
     other = returned_instead(port, report.pairs, mine, theirs)
     partner = partners(report.pairs, report.mispaired)
     if other is not None:
-        tried = last_trials(spec, job, item, partner) if spec.get("trials") and not other.module else []
-        return {**found, **_only(other), "trials": tried}
+        trials = [other.trial] if spec.get("trials") else []
+        if trials and not other.culprit.module:
+            trials = [row for row in last_trials(spec, job, item, partner) if row["found"]] + trials
+        return {**found, **_only(other.culprit), "trials": trials}
     job.progress(steps - 1, steps, "forcing official tensors upon the port")
     excused = looked_past(report.excuses, port)
     try:

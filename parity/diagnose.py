@@ -7,6 +7,7 @@ only if they change the outputs there: padding that nobody reads is no culprit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +31,12 @@ from .passing import Where
 from .proof import Link
 from .side import Item
 from .trace import Call, Trace
+from .uncalled import idle_module, places_for
 from .verdict import BOUNDARY_PASS, FLOOR, OUTPUT_PASS
 
 _MOST_FAULTS = 6
 _MOST_TRIALS = 3
+_MOST_PLACES = 12
 
 
 @dataclass
@@ -220,7 +223,8 @@ def diagnose(
             faults = [fault for fault in faults if not _idle(fault, faults, before, experiments, worst_ratio)] or faults
         faults = _by_arguments(experiments, comparison, faults[:_MOST_FAULTS], links)
         result.culprits = [with_repeats(fault) for fault in faults]
-        if with_trials:
+        # Weights in the place of each other look like calls in the place of each other: they come first, alone.
+        if with_trials and not any(fault.culprit.kind == "weights" for fault in faults):
             known: dict[tuple[str, str], list[list[Any]]] = {}
             for number, fault in enumerate(faults[:_MOST_TRIALS]):
                 job.progress(0, None, f"trying the usual mistakes at {fault.culprit.module or 'the model'}")
@@ -230,6 +234,10 @@ def diagnose(
                 if trial.get("layout"):
                     result.culprits[number] = in_another_order(result.culprits[number], trial["layout"])
                 result.trials.append({"culprit": number, **trial})
+            if not result.confirmed and not any(trial["found"] for trial in result.trials):
+                free_trace = Trace.load(root / "port" / f"{item.key}.float32.trace")
+                trial = _uncalled(experiments, free_trace, official, pairs, before, worst_ratio)
+                result.trials += [{"culprit": 0, **trial}] if trial["found"] else []
             if _own_code(blamed) and not result.confirmed and not any(trial["found"] for trial in result.trials):
                 result.trials = [{"culprit": 0, **_at_the_end(experiments, blamed["kind"] if blamed else "glue")}]
     finally:
@@ -361,11 +369,49 @@ def _trial(experiments: Experiments, comparison: Comparison, fault: Fault, known
     return answer if "found" in answer else {"tried": 0, "before": fault.error, "found": [], **answer}
 
 
-def _measurable(experiments: Experiments, comparison: Comparison, fault: Fault) -> tuple[str, int, Where] | None:
-    """The place at which a fault is measured, or the next one of its module after it with an official counterpart.
+def _uncalled(
+    experiments: Experiments,
+    port: Trace,
+    official: Trace,
+    pairs: Mapping[str, Pair],
+    before: dict[str, torch.Tensor],
+    worst_ratio: Callable[[dict[str, torch.Tensor]], float],
+) -> dict[str, Any]:
+    """Call the module that only the official model calls beside each call of its caller until the outputs are right."""
+    pair = idle_module(port, official, pairs)
+    expected = read_outputs(experiments.root / "official", experiments.item.key, "float32")
+    answer: dict[str, Any] = {"tried": 0, "before": _apart(before, expected), "found": [], "layout": None}
+    for beside, where, call in places_for(port, pair.port)[:_MOST_PLACES] if pair is not None else []:
+        assert pair is not None
+        tag = f"through.{experiments.number + 1}"
+        request = {"module": pair.port, "beside": beside, "where": where, "tag": tag}
+        answer["tried"] += 1
+        if "error" in experiments.ask("through", request):
+            continue
+        outputs = read_outputs(experiments.root / "lab.port", experiments.item.key, tag)
+        if worst_ratio(outputs) <= OUTPUT_PASS:
+            words = f"what `{beside}` {'is handed' if where == 'inputs' else 'returns'} passed through `{pair.port}`"
+            after = _apart(outputs, expected)
+            answer["found"].append({"words": words, "file": call.file, "line": call.line, "after": after})
+            break
+    return answer
 
-    A call too many has none, nor has a module that the official model does not have. Of what comes later, what the
-    enclosing module calls is handed the wrong tensor first.
+
+def _apart(outputs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:
+    """Largest relative L2 between outputs of the port and the official ones."""
+    alike = [(outputs.get(name), tensor) for name, tensor in expected.items()]
+    errors = [
+        distance(mine, theirs).relative_l2 if mine is not None and mine.shape == theirs.shape else math.inf
+        for mine, theirs in alike
+    ]
+    return max((math.inf if math.isnan(error) else error for error in errors), default=math.inf)
+
+
+def _measurable(experiments: Experiments, comparison: Comparison, fault: Fault) -> tuple[str, int, Where] | None:
+    """The place at which a fault is measured, or the next one with an official counterpart within the same caller.
+
+    A call too many has none, nor has a module that the official model does not have. Of what comes later, the next call
+    is handed the wrong tensor first.
     """
     module, occurrence, where = fault.target
 
@@ -380,12 +426,23 @@ def _measurable(experiments: Experiments, comparison: Comparison, fault: Fault) 
     around = calls[index].parent if index is not None else -1
     if index is None or around < 0:
         return None
-    later = (calls[i] for i in comparison.port.children(around) if i > index)
-    call = next((c for c in later if official(c.module, c.occurrence)), None)
-    if call is not None:
-        return call.module, call.occurrence, "inputs"
+    for number in range(index + 1, len(calls)):
+        call = calls[number]
+        if (
+            call.ended > calls[index].ended
+            and _within(calls, number, around)
+            and official(call.module, call.occurrence)
+        ):
+            return call.module, call.occurrence, "inputs"
     call = calls[around]
     return (call.module, call.occurrence, "outputs") if official(call.module, call.occurrence) else None
+
+
+def _within(calls: list[Call], index: int, around: int) -> bool:
+    """Whether a call is made, by whatever way, by call ``around``."""
+    while index > around:
+        index = calls[index].parent
+    return index == around
 
 
 def _own_error(comparison: Comparison, target: tuple[str, int, Where]) -> float:

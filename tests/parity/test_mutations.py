@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from fastvideo_port.parity.mutations_attention import buckets_of
 from fastvideo_port.parity.passing import Forcer, Keeper, Kept, passing
-from fastvideo_port.parity.trials import error_of, search
+from fastvideo_port.parity.reached import error_of
+from fastvideo_port.parity.trials import search
 from safetensors.torch import save_file
 from torch import nn
 
