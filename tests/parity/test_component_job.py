@@ -308,6 +308,19 @@ def test_a_call_too_many_is_measured_where_its_result_arrives(tmp_path: Path) ->
     assert any(called in words or "`layers.0.pre_mlp` makes of" in words for words in _named(value)), value["trials"]
 
 
+@pytest.mark.parametrize("compared", [True, False])
+def test_what_follows_the_last_module_is_tried_too(compared: bool, tmp_path: Path) -> None:
+    """Its error shows at the outputs only: of a right tensor that is not returned, or of nothing that is compared."""
+    last = "self.head(self.norm(h))"
+    official = lab.edited(lab.OFFICIAL, (f"return {last}", f"return {last}" if compared else f"return 2 * {last}"))
+    line = next(text for text in lab.PORT.splitlines() if "return self.proj_out(" in text)
+    call = line.strip().removeprefix("return ")
+    wrong = f"{call}.flip(1)" if compared else f"2 * ({call}).flip(1)"
+    port = lab.edited(lab.PORT, (f"return {call}", f"return {wrong}"))
+    value = lab.Lab(tmp_path, official=official, port=port, cases=["small"], trials=True).run().value
+    assert "flip: nothing flipped" in _named(value), (value["culprit"], value["trials"])
+
+
 def test_a_last_module_that_a_method_leaves_out_is_tried_beside_its_calls(tmp_path: Path) -> None:
     """Nothing after it is compared but the output, and the model's own forward never runs."""
     last = "        self.last = nn.Linear(channels, channels)\n\n    def "
