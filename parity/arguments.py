@@ -18,7 +18,7 @@ import torch
 
 from .leaves import leaves, swap_leaf
 from .passing import Forcer, Kept, Where, passing
-from .trials import Reached, error_of, tolerant
+from .reached import Reached, error_of, tolerant
 
 MOST_TRIALS = 120
 BUDGET_S = 30.0

@@ -7,7 +7,7 @@ from typing import Any
 from .blame import Culprit, weights_culprit
 from .component_report import Report
 from .curve import curve
-from .diagnose import diagnose, partners
+from .diagnose import diagnose, last_trials, partners
 from .errors import ParityError
 from .healing import Excuse, looked_past
 from .job import Job
@@ -54,10 +54,13 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
         return {**found, **_only(narrower)} if narrower else found
     port, (mine, theirs) = report.trace("port", item, "float32"), report.float32_outputs(item)
     other = returned_instead(port, report.pairs, mine, theirs)
-    if other is not None:
-        return {**found, **_only(other)}
-    job.progress(steps - 1, steps, "forcing official tensors upon the port")
     partner = partners(report.pairs, report.mispaired)
+    if other is not None:
+        trials = [other.trial] if spec.get("trials") else []
+        if trials and not other.culprit.module:
+            trials = [row for row in last_trials(spec, job, item, partner) if row["found"]] + trials
+        return {**found, **_only(other.culprit), "trials": trials}
+    job.progress(steps - 1, steps, "forcing official tensors upon the port")
     excused = looked_past(report.excuses, port)
     try:
         diagnosis = diagnose(
@@ -69,6 +72,7 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
             partner,
             excused,
             lambda outputs: report.worst_ratio(item, outputs),
+            blamed=value["culprit"],
             with_trials=bool(spec.get("trials")),
         )
     except ParityError as error:

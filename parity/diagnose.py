@@ -7,6 +7,7 @@ only if they change the outputs there: padding that nobody reads is no culprit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +24,19 @@ from .honesty import moved
 from .job import Job
 from .lab import ask
 from .local_faults import Fault, deaf, fold, handed_wrong, in_another_order, local_faults, with_repeats
+from .metrics import distance
 from .outputs import read_outputs
 from .pairing import Pair
 from .passing import Where
 from .proof import Link
 from .side import Item
 from .trace import Call, Trace
+from .uncalled import idle_module, places_for
 from .verdict import BOUNDARY_PASS, FLOOR, OUTPUT_PASS
 
 _MOST_FAULTS = 6
 _MOST_TRIALS = 3
+_MOST_PLACES = 12
 
 
 @dataclass
@@ -62,6 +66,7 @@ class Experiments:
         self.number = 0
         self.injections = 0
         self.partner = dict(partner)
+        self.outputs = self.root / "official" / f"{item.key}.float32.safetensors"
         self._prepare()
         common = {**spec, "shared": str(self.shared), "item": item.key, "partner": self.partner, "excuses": []}
         self.children = [
@@ -141,6 +146,11 @@ class Experiments:
             return {}
         return read_outputs(self.root / "lab.official", self.item.key, tag)
 
+    def own_error(self) -> float:
+        """The official model's own rounding in its outputs; 0 if there is no reference in float64."""
+        mine, theirs = (read_outputs(self.root / "official", self.item.key, tag) for tag in ("float32", "reference"))
+        return max((distance(mine[name], theirs[name]).relative_l2 for name in theirs if name in mine), default=0.0)
+
     def end(self) -> None:
         """Stop both processes."""
         if self._alive():
@@ -166,6 +176,7 @@ def diagnose(
     excused: set[tuple[str, str]],
     worst_ratio: Callable[[dict[str, torch.Tensor]], float],
     *,
+    blamed: Mapping[str, Any] | None,
     with_trials: bool,
 ) -> Diagnosis:
     """Find the places that are wrong by themselves and see whether they explain the failure.
@@ -179,6 +190,7 @@ def diagnose(
         partner: Those upon which official tensors are forced.
         excused: ``(module, where)`` at which only rounding differs.
         worst_ratio: Largest logic ratio of such outputs of the port.
+        blamed: The culprit if none of this is confirmed: of the port as it runs by itself.
         with_trials: Whether the usual mistakes are tried.
     """
     result = Diagnosis()
@@ -211,7 +223,8 @@ def diagnose(
             faults = [fault for fault in faults if not _idle(fault, faults, before, experiments, worst_ratio)] or faults
         faults = _by_arguments(experiments, comparison, faults[:_MOST_FAULTS], links)
         result.culprits = [with_repeats(fault) for fault in faults]
-        if with_trials:
+        # Weights in the place of each other look like calls in the place of each other: they come first, alone.
+        if with_trials and not any(fault.culprit.kind == "weights" for fault in faults):
             known: dict[tuple[str, str], list[list[Any]]] = {}
             for number, fault in enumerate(faults[:_MOST_TRIALS]):
                 job.progress(0, None, f"trying the usual mistakes at {fault.culprit.module or 'the model'}")
@@ -221,6 +234,12 @@ def diagnose(
                 if trial.get("layout"):
                     result.culprits[number] = in_another_order(result.culprits[number], trial["layout"])
                 result.trials.append({"culprit": number, **trial})
+            if not result.confirmed and not any(trial["found"] for trial in result.trials):
+                free_trace = Trace.load(root / "port" / f"{item.key}.float32.trace")
+                trial = _uncalled(experiments, free_trace, official, pairs, before, worst_ratio)
+                result.trials += [{"culprit": 0, **trial}] if trial["found"] else []
+            if _own_code(blamed) and not result.confirmed and not any(trial["found"] for trial in result.trials):
+                result.trials = [{"culprit": 0, **_at_the_end(experiments, blamed["kind"] if blamed else "glue")}]
     finally:
         experiments.end()
     return result
@@ -292,7 +311,7 @@ def _other_arguments(experiments: Experiments, comparison: Comparison, fault: Fa
         "module": call.module,
         "occurrence": call.occurrence,
         "target": [target, occurrence, where],
-        "reach": BOUNDARY_PASS * max(_own_error(comparison, fault), FLOOR),
+        "reach": BOUNDARY_PASS * max(_own_error(comparison, fault.target), FLOOR),
     }
     return experiments.ask("arguments", request)
 
@@ -308,24 +327,127 @@ def _call_of(calls: list[Call], fault: Fault) -> int | None:
     return max((i for i in own if i < measured or -1 < calls[i].ended < ended), default=None)
 
 
+def last_trials(spec: dict[str, Any], job: Job, item: Item, partner: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The usual mistakes in what the model's own code makes of the last right tensor; arguments as for `diagnose`."""
+    experiments = Experiments(spec, job, item, partner)
+    try:
+        return [{"culprit": 0, **_at_the_end(experiments, "glue")}] if experiments.begin() else []
+    finally:
+        experiments.end()
+
+
+def _own_code(blamed: Mapping[str, Any] | None) -> bool:
+    """Whether the model's own code is to blame: no module in it, or nothing that could be compared."""
+    return blamed is None or not blamed["module"]
+
+
+def _at_the_end(experiments: Experiments, kind: str) -> dict[str, Any]:
+    """The usual mistakes in the model's own code, measured at its outputs: nothing after it could be compared."""
+    request = {
+        "scope": "",
+        "deep": kind == "module",
+        "target": None,
+        "outputs": str(experiments.outputs),
+        "reach": BOUNDARY_PASS * max(experiments.own_error(), FLOOR),
+    }
+    answer = experiments.ask("trials", request)
+    return answer if "found" in answer else {"tried": 0, "before": float("nan"), "found": [], **answer}
+
+
 def _trial(experiments: Experiments, comparison: Comparison, fault: Fault, known: list[list[Any]]) -> dict[str, Any]:
-    module, occurrence, where = fault.target
-    if module not in experiments.partner:
+    target = _measurable(experiments, comparison, fault)
+    if target is None:
         return {"tried": 0, "before": fault.error, "found": []}
     request = {
         "scope": fault.culprit.module,
         "deep": fault.culprit.kind == "module",
-        "target": [module, occurrence, where],
-        "reach": BOUNDARY_PASS * max(_own_error(comparison, fault), FLOOR),
+        "target": list(target),
+        "reach": BOUNDARY_PASS * max(_own_error(comparison, target), FLOOR),
         "known": known,
     }
     answer = experiments.ask("trials", request)
     return answer if "found" in answer else {"tried": 0, "before": fault.error, "found": [], **answer}
 
 
-def _own_error(comparison: Comparison, fault: Fault) -> float:
-    """The official model's own rounding at the place where a fault is measured."""
+def _uncalled(
+    experiments: Experiments,
+    port: Trace,
+    official: Trace,
+    pairs: Mapping[str, Pair],
+    before: dict[str, torch.Tensor],
+    worst_ratio: Callable[[dict[str, torch.Tensor]], float],
+) -> dict[str, Any]:
+    """Call the module that only the official model calls beside each call of its caller until the outputs are right."""
+    pair = idle_module(port, official, pairs)
+    expected = read_outputs(experiments.root / "official", experiments.item.key, "float32")
+    answer: dict[str, Any] = {"tried": 0, "before": _apart(before, expected), "found": [], "layout": None}
+    for beside, where, call in places_for(port, pair.port)[:_MOST_PLACES] if pair is not None else []:
+        assert pair is not None
+        tag = f"through.{experiments.number + 1}"
+        request = {"module": pair.port, "beside": beside, "where": where, "tag": tag}
+        answer["tried"] += 1
+        if "error" in experiments.ask("through", request):
+            continue
+        outputs = read_outputs(experiments.root / "lab.port", experiments.item.key, tag)
+        if worst_ratio(outputs) <= OUTPUT_PASS:
+            words = f"what `{beside}` {'is handed' if where == 'inputs' else 'returns'} passed through `{pair.port}`"
+            after = _apart(outputs, expected)
+            answer["found"].append({"words": words, "file": call.file, "line": call.line, "after": after})
+            break
+    return answer
+
+
+def _apart(outputs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:
+    """Largest relative L2 between outputs of the port and the official ones."""
+    alike = [(outputs.get(name), tensor) for name, tensor in expected.items()]
+    errors = [
+        distance(mine, theirs).relative_l2 if mine is not None and mine.shape == theirs.shape else math.inf
+        for mine, theirs in alike
+    ]
+    return max((math.inf if math.isnan(error) else error for error in errors), default=math.inf)
+
+
+def _measurable(experiments: Experiments, comparison: Comparison, fault: Fault) -> tuple[str, int, Where] | None:
+    """The place at which a fault is measured, or the next one with an official counterpart within the same caller.
+
+    A call too many has none, nor has a module that the official model does not have. Of what comes later, the next call
+    is handed the wrong tensor first.
+    """
     module, occurrence, where = fault.target
+
+    def official(name: str, number: int) -> bool:
+        pair = comparison.pairs.get(name) if name in experiments.partner else None
+        return pair is not None and (pair.official, number) in comparison.reference_calls
+
+    if official(module, occurrence):
+        return module, occurrence, where
+    calls = comparison.port.calls
+    index = next((i for i, c in enumerate(calls) if (c.module, c.occurrence) == (module, occurrence)), None)
+    around = calls[index].parent if index is not None else -1
+    if index is None or around < 0:
+        return None
+    for number in range(index + 1, len(calls)):
+        call = calls[number]
+        if (
+            call.ended > calls[index].ended
+            and _within(calls, number, around)
+            and official(call.module, call.occurrence)
+        ):
+            return call.module, call.occurrence, "inputs"
+    call = calls[around]
+    return (call.module, call.occurrence, "outputs") if official(call.module, call.occurrence) else None
+
+
+def _within(calls: list[Call], index: int, around: int) -> bool:
+    """Whether a call is made, by whatever way, by call ``around``."""
+    while index > around:
+        index = calls[index].parent
+    return index == around
+
+
+def _own_error(comparison: Comparison, target: tuple[str, int, Where]) -> float:
+    """The official model's own rounding at the place where a fault is measured."""
+    module, occurrence, where = target
     call = comparison.reference_calls.get((comparison.pairs[module].official, occurrence))
     if call is None:
         return 0.0

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from .arguments import exchanged
 from .errors import ParityError
 from .handover import announce, await_file
 from .job import Job
+from .leaves import leaves, swap_leaf
 from .passing import Forcer, Keeper, Kept, Where, passing
+from .pool import first_tensor
 from .side import Item, Runner, open_side
 from .tracing import tracing
 from .trials import search
@@ -102,7 +104,15 @@ def lab_port(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     announce(runner.shared / "lab.0.reply", {})
     return {
         "answered": _serve(
-            runner.shared, "lab", {"keep": lab.keep, "heal": lab.heal, "trials": lab.trials, "arguments": lab.arguments}
+            runner.shared,
+            "lab",
+            {
+                "keep": lab.keep,
+                "heal": lab.heal,
+                "trials": lab.trials,
+                "arguments": lab.arguments,
+                "through": lab.through,
+            },
         )
     }
 
@@ -140,13 +150,38 @@ class _Lab:
             save_file(keeper.tensors, request["file"])
         return {"complete": keeper.complete}
 
+    def through(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run freely, with what a module (``beside``) is handed or returns (``where``) passed through another one.
+
+        The outputs are kept under the request's tag.
+        """
+        module, running = self.model.get_submodule(request["module"]), False
+
+        def act(_: str, __: int, where: Where, values: Any) -> Any:
+            nonlocal running
+            if where != request["where"]:
+                return None
+            leaf, tensor = next(pair for pair in leaves(values) if pair[1].is_floating_point() and pair[1].ndim)
+            running = True
+            made = first_tensor(module.forward(tensor))
+            running = False
+            if made is None or made.shape != tensor.shape:
+                raise ValueError(f"{request['module']} makes something else of it")
+            return swap_leaf(values, leaf, made)
+
+        with torch.no_grad(), passing(self.model, act, {request["beside"]}, paused=lambda: running):
+            self.runner.keep(self._run(), self.item, request["tag"])
+        return {}
+
     def arguments(self, request: dict[str, Any]) -> dict[str, Any]:
         """Hand a call other tensors; see `exchanged`."""
         with torch.no_grad():
             return exchanged(self.model, self._run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
 
     def trials(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Try the usual mistakes on a suspect; see `search`."""
+        """Try the usual mistakes on a suspect; see `search`. The ``outputs`` of a request are a file."""
+        if "outputs" in request:
+            request = {**request, "outputs": load_file(request["outputs"])}
         with torch.no_grad():
             return search(self.model, self._run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
 
@@ -159,7 +194,7 @@ def ask(
     Args:
         shared: Folder of the exchange.
         number: Counted from 1; 0 only waits for the process to be ready.
-        action: ``keep``, ``heal``, ``arguments``, ``trials`` (port), ``inject`` (official side), ``stop``.
+        action: ``keep``, ``heal``, ``arguments``, ``through``, ``trials`` (port), ``inject`` (official side), ``stop``.
         request: Arguments of the action.
         alive: Whether the process still runs.
         side: ``lab`` is the port's process, ``official`` the other.

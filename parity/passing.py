@@ -18,18 +18,29 @@ Where = Literal["inputs", "outputs"]
 Act = Callable[[str, int, Where, Any], Any]
 """``act(module, occurrence, where, values)``: what it returns, if not none, takes the place of the values."""
 
+
+class Kwargs(dict[str, Any]):
+    """The keyword arguments among the values of an `Act`; any other dict there is an argument."""
+
+
 _NEAR = 0.5
 """Relative distance below which two tensors of one shape are meant to be the same, whatever their places."""
 
 
 @contextmanager
-def passing(model: torch.nn.Module, act: Act, names: Collection[str] | None = None) -> Iterator[None]:
+def passing(
+    model: torch.nn.Module,
+    act: Act,
+    names: Collection[str] | None = None,
+    paused: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
     """Call ``act`` with the inputs and the outputs of every call of a module while the block runs.
 
     Args:
         model: The model; its hooks are removed at the end.
         act: What to do; ``values`` is the tuple of arguments (keyword arguments as a last dict), or the output.
         names: Qualified names of the modules to watch; all of them when none.
+        paused: While it is true, calls pass as if nobody watched, and are not counted: those that ``act`` makes.
     """
     begun: Counter[str] = Counter()
     open_calls: dict[str, list[int]] = defaultdict(list)
@@ -37,15 +48,19 @@ def passing(model: torch.nn.Module, act: Act, names: Collection[str] | None = No
 
     def watch(name: str, module: torch.nn.Module) -> None:
         def before(_: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+            if paused():
+                return None
             occurrence = begun[name]
             begun[name] += 1
             open_calls[name].append(occurrence)
-            changed = act(name, occurrence, "inputs", (*args, kwargs) if kwargs else args)
+            changed = act(name, occurrence, "inputs", (*args, Kwargs(kwargs)) if kwargs else args)
             if changed is None:
                 return None
             return changed[: len(args)], (changed[len(args)] if kwargs else kwargs)
 
         def after(_: torch.nn.Module, __: Any, ___: Any, output: Any) -> Any:
+            if paused():
+                return None
             return act(name, open_calls[name].pop(), "outputs", output)
 
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
@@ -59,6 +74,11 @@ def passing(model: torch.nn.Module, act: Act, names: Collection[str] | None = No
     finally:
         for handle in handles:
             handle.remove()
+
+
+def apart(values: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments and keyword arguments of the values of an `Act`."""
+    return (values[:-1], values[-1]) if values and isinstance(values[-1], Kwargs) else (values, {})
 
 
 class Keeper:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -18,10 +21,25 @@ _OTHER = 1e-3
 """Relative L2 above which the port's output is another one."""
 
 
+@dataclass(frozen=True)
+class Instead:
+    """What the port has in its hands and does not return.
+
+    Attributes:
+        culprit: The code that returns something else.
+        trial: What removes the error, as `trials.search` returns it.
+    """
+
+    culprit: Culprit
+    trial: dict[str, Any]
+
+
 def returned_instead(
     port: Trace, pairs: Mapping[str, Pair], outputs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
-) -> Culprit | None:
+) -> Instead | None:
     """The code after the call that returned the official output, if there is one for every output that is wrong.
+
+    Or the model, if its wrong outputs are the official ones in the place of each other.
 
     Args:
         port: A free run of the port, in float32.
@@ -29,9 +47,16 @@ def returned_instead(
         outputs, expected: What the port and the official model returned in that run, by name.
     """
     wrong = [name for name, tensor in expected.items() if name in outputs and _differs(outputs[name], tensor)]
+    if not wrong:
+        return None
+    before = max(_error(outputs[name], expected[name]) for name in wrong)
+    exchanged = _exchanged(port, outputs, expected, wrong)
+    if exchanged is not None:
+        culprit, words, after = exchanged
+        return Instead(culprit, _trial(words, culprit, before, after))
     makers = [_maker(port, expected[name]) for name in wrong]
     found = [call for call in makers if call is not None]
-    if not wrong or len(found) < len(wrong):
+    if len(found) < len(wrong):
         return None
     call = max(found, key=lambda one: one.ended)
     if not call.module:
@@ -47,7 +72,7 @@ def returned_instead(
     )
     pair = pairs.get(module)
     inside = caller is not None and info is not None and info.file == call.file
-    return Culprit(
+    culprit = Culprit(
         module,
         pair.official if pair else None,
         "glue",
@@ -57,12 +82,61 @@ def returned_instead(
         why,
         "certain",
     )
+    rows = zip(wrong, found, strict=True)
+    words = "; ".join(f"what `{maker.module}` returns in the place of the output {output!r}" for output, maker in rows)
+    after = max(_made(port, one, expected[output]) for output, one in zip(wrong, found, strict=True))
+    return Instead(culprit, _trial(words, culprit, before, after))
+
+
+def _exchanged(
+    port: Trace, outputs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], wrong: list[str]
+) -> tuple[Culprit, str, float] | None:
+    """The model, words and the error if every wrong output is right in another one's place; else none."""
+    places: dict[str, str] = {}
+    for name in wrong:
+        errors = {
+            other: _error(outputs[other], expected[name]) for other in wrong if other != name and _tells(expected[name])
+        }
+        nearest = min(errors, key=lambda other: errors[other], default=None)
+        if nearest is None or not errors[nearest] <= _SAME:
+            return None
+        places[name] = nearest
+    if len(set(places.values())) < len(places):
+        return None
+    words = "; ".join(f"the output {other!r} in the place of the output {name!r}" for name, other in places.items())
+    info = port.modules.get("")
+    file, line, end = (info.file, info.line, info.end_line) if info else ("", 0, 0)
+    why = f"The port's outputs are the official ones in other places: {words} would be right."
+    after = max(_error(outputs[other], expected[name]) for name, other in places.items())
+    return Culprit("", None, "glue", file, line, end, why, "certain"), words, after
+
+
+def _trial(words: str, culprit: Culprit, before: float, after: float) -> dict[str, Any]:
+    row = {"words": words, "file": culprit.file, "line": culprit.line, "after": after}
+    return {"culprit": 0, "tried": 1, "before": before, "found": [row], "layout": None}
+
+
+def _tells(tensor: torch.Tensor) -> bool:
+    """Whether equality with a tensor proves anything."""
+    return tensor.numel() > 1 and tensor.is_floating_point() and bool((tensor != tensor.reshape(-1)[0]).any())
+
+
+def _error(mine: torch.Tensor, theirs: torch.Tensor) -> float:
+    if mine.shape != theirs.shape:
+        return math.inf
+    error = distance(mine, theirs).relative_l2
+    return math.inf if math.isnan(error) else error
+
+
+def _made(port: Trace, call: Call, expected: torch.Tensor) -> float:
+    """How far the nearest tensor that a call returned is from an output."""
+    wanted = fingerprint(expected)
+    near = [port.tensors[index] for _, index in call.outputs if port.tensors[index].elements == wanted.elements]
+    return min((sketch_distance(tensor, wanted) for tensor in near), default=math.inf)
 
 
 def _differs(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
-    if mine.shape != theirs.shape:
-        return True
-    return not distance(mine, theirs).relative_l2 <= _OTHER
+    return not _error(mine, theirs) <= _OTHER
 
 
 def _maker(port: Trace, expected: torch.Tensor) -> Call | None:

@@ -43,7 +43,7 @@ def place(row: dict[str, Any], worktree: Path) -> str:
 
 
 def trial_words(trials: list[dict[str, Any]]) -> list[str]:
-    """What mended the error, one line a change, at most six; the smallest error first for each culprit."""
+    """What mended the error, one line a change, at most six; the simplest first for each culprit."""
     rows = [row for trial in trials for row in trial["found"]][:_MOST_TRIALS]
     return [
         clean(f"{Path(row['file']).name}:{row['line']}: with {row['words']} the error is {row['after']:.1g}")[:300]

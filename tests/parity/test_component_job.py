@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -292,3 +293,52 @@ def test_a_trial_says_what_would_mend_the_suspect(tmp_path: Path) -> None:
     (trial,) = [row for row in result.value["trials"] if row["found"]]
     assert "the tanh GELU in place of gelu" in trial["found"][0]["words"], trial
     assert trial["found"][0]["line"] == result.line(fault.line) and result.port_file.read_text() == before
+
+
+def _named(value: dict[str, Any]) -> list[str]:
+    return [row["words"] for trial in value["trials"] for row in trial["found"]]
+
+
+def test_a_call_too_many_is_measured_where_its_result_arrives(tmp_path: Path) -> None:
+    """The official model has no second call of that norm, so nothing can be compared at the call itself."""
+    port = lab.edited(lab.PORT, ("h = self.pre_mlp(x)", "h = self.pre_attn(x)"))
+    value = lab.Lab(tmp_path, port=port, cases=["small"], trials=True).run().value
+    assert "once more than the official code does" in value["culprit"]["why"], value["culprit"]
+    called = "`layers.0.pre_mlp` called in the place of `layers.0.pre_attn`"
+    assert any(called in words or "`layers.0.pre_mlp` makes of" in words for words in _named(value)), value["trials"]
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_what_follows_the_last_module_is_tried_too(compared: bool, tmp_path: Path) -> None:
+    """Its error shows at the outputs only: of a right tensor that is not returned, or of nothing that is compared."""
+    last = "self.head(self.norm(h))"
+    official = lab.edited(lab.OFFICIAL, (f"return {last}", f"return {last}" if compared else f"return 2 * {last}"))
+    line = next(text for text in lab.PORT.splitlines() if "return self.proj_out(" in text)
+    call = line.strip().removeprefix("return ")
+    wrong = f"{call}.flip(1)" if compared else f"2 * ({call}).flip(1)"
+    port = lab.edited(lab.PORT, (f"return {call}", f"return {wrong}"))
+    value = lab.Lab(tmp_path, official=official, port=port, cases=["small"], trials=True).run().value
+    assert "flip: nothing flipped" in _named(value), (value["culprit"], value["trials"])
+
+
+def test_a_last_module_that_a_method_leaves_out_is_tried_beside_its_calls(tmp_path: Path) -> None:
+    """Nothing after it is compared but the output, and the model's own forward never runs."""
+    last = "        self.last = nn.Linear(channels, channels)\n\n    def "
+    official = lab.edited(
+        lab.OFFICIAL,
+        ("self.head = nn.Linear(width, channels)\n\n    def ", "self.head = nn.Linear(width, channels)\n" + last),
+        ("return self.head(self.norm(h))", "return self.last(self.head(self.norm(h)))"),
+    )
+    head = "self.proj_out = nn.Linear(width, channels)"
+    port = lab.edited(
+        lab.PORT,
+        (f"{head}\n\n    def forward", f"{head}\n{last}denoise"),
+        ('r"^head\\.(.*)$"', 'r"^last\\.(.*)$": r"last.\\1",\n        r"^head\\.(.*)$"'),
+    )
+    adapter = lab.ADAPTER.replace(
+        "def call_port(model, inputs, ctx):\n    return model(",
+        "def call_port(model, inputs, ctx):\n    return model.denoise(",
+    )
+    value = lab.Lab(tmp_path, official=official, port=port, adapter=adapter, cases=["small"], trials=True).run().value
+    assert "never calls" in value["culprit"]["why"], value["culprit"]
+    assert "what `proj_out` returns passed through `last`" in _named(value), value["trials"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastvideo_port.parity.passing import Forcer, Keeper, Kept, match, passing
+from fastvideo_port.parity.passing import Forcer, Keeper, Kept, apart, match, passing
 from safetensors.torch import save_file
 from torch import nn
 
@@ -103,3 +103,21 @@ def test_tensors_are_matched_by_field_then_by_value_then_by_place() -> None:
     by_place = match([("[0]", c), ("[1]", c)], [("[0]", a), ("[1]", b)])
     assert torch.equal(by_place["[0]"], a) and torch.equal(by_place["[1]"], b)
     assert match([("[0]", torch.ones(3))], [("[0]", a)]) == {}
+
+
+def test_keyword_arguments_are_told_from_a_dict_that_is_an_argument() -> None:
+    seen = []
+
+    class Takes(torch.nn.Module):
+        def forward(self, cache: dict[str, int], *, scale: float = 1.0) -> float:
+            return len(cache) * scale
+
+    def note(_: str, __: int, where: str, values: object) -> None:
+        if where == "inputs":
+            seen.append(apart(values))  # type: ignore[arg-type]
+
+    module = Takes()
+    with passing(module, note):
+        module({"k": 1})
+        module({"k": 1}, scale=2.0)
+    assert seen == [(({"k": 1},), {}), (({"k": 1},), {"scale": 2.0})]

@@ -43,8 +43,13 @@ def _found(port: Model) -> str | None:
     with torch.no_grad(), tracing(port) as trace:
         mine = port(x)
     with torch.no_grad():
-        culprit = returned_instead(trace, {}, {"hidden": mine}, {"hidden": official(x)})
+        instead = returned_instead(trace, {}, {"hidden": mine}, {"hidden": official(x)})
+    culprit = instead and instead.culprit
     assert culprit is None or (culprit.kind, culprit.confidence) == ("glue", "certain")
+    if instead is not None:
+        (row,) = instead.trial["found"]
+        assert row["words"] == "what `encoder.layers.1` returns in the place of the output 'hidden'"
+        assert row["after"] < 1e-5 < 1e-3 < instead.trial["before"]
     return culprit and f"{culprit.module}: {culprit.why.split(' (')[0]}"
 
 
@@ -80,7 +85,8 @@ def test_a_module_that_hands_on_what_it_got_is_passed_by_and_the_model_around_is
     with torch.no_grad(), tracing(port) as trace:
         mine = port.decode(x)
     with torch.no_grad():
-        culprit = returned_instead(trace, {}, {"decoded": mine}, {"decoded": port.decoder(x)})
+        instead = returned_instead(trace, {}, {"decoded": mine}, {"decoded": port.decoder(x)})
+    culprit = instead and instead.culprit
     assert culprit is not None and (culprit.module, culprit.kind) == ("", "glue")
     assert culprit.why.startswith("What decoder (Decoder)") and culprit.line > 0
 
@@ -96,3 +102,18 @@ def test_an_output_that_no_call_returned_is_another_matter() -> None:
         mine = port(x)
     assert returned_instead(trace, {}, {"hidden": mine}, {"hidden": torch.randn(2, 3, 6)}) is None
     assert returned_instead(trace, {}, {"hidden": mine}, {"hidden": torch.randn(2, 6)}) is None
+
+
+def test_outputs_in_the_place_of_each_other_are_named() -> None:
+    port, x = Model(-1), torch.randn(2, 3, 6)
+    with torch.no_grad(), tracing(port) as trace:
+        port(x)
+    mean, spread, third = (torch.randn(2, 3, 6) for _ in range(3))
+    mine = {"mean": mean, "spread": spread, "third": third}
+    found = returned_instead(trace, {}, mine, {"mean": spread, "spread": mean, "third": third})
+    assert found is not None and (found.culprit.module, found.culprit.kind) == ("", "glue")
+    assert found.trial["found"][0]["words"].startswith("the output 'spread' in the place of the output 'mean'")
+    zeros = torch.zeros(2, 3, 6)
+    mine, theirs = {"mean": zeros, "spread": mean}, {"mean": mean, "spread": zeros}
+    assert returned_instead(trace, {}, mine, theirs) is None, "zeros are no evidence"
+    assert returned_instead(trace, {}, {"mean": mean, "spread": mean}, {"mean": spread, "spread": third}) is None

@@ -1,0 +1,54 @@
+"""The place at which a trial's error is measured: how a forward ends there, and how far off its tensors are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .leaves import leaves
+from .metrics import distance
+from .passing import match
+
+
+class Reached(BaseException):
+    """The boundary that is measured was reached; no adapter may swallow this."""
+
+    def __init__(self, error: float) -> None:
+        self.error = error
+
+
+@contextmanager
+def tolerant() -> Iterator[None]:
+    """A change that does not run is no explanation; it is no error either."""
+    try:
+        yield
+    except Exception:  # whatever code of the port raises when a call in it returns something else
+        return
+
+
+def error_of(values: Any, goal: list[tuple[str, torch.Tensor]]) -> float:
+    """Largest relative L2 between the tensors of a call and the official ones."""
+    errors = []
+    for _, tensor, other in paired(values, goal):
+        if tensor.numel() != other.numel():
+            return math.inf
+        errors.append(distance(tensor.reshape(-1), other.reshape(-1)).relative_l2)
+    if any(math.isnan(error) for error in errors):
+        return math.inf  # `max` would look past it
+    return max(errors, default=math.inf)
+
+
+def paired(values: Any, goal: list[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Name, tensor of a call, official tensor: of one name where all names agree, else in their order, or by value."""
+    mine = [(leaf, t) for leaf, t in leaves(values) if t.numel() > 1 and t.is_floating_point()]
+    official = dict(goal)
+    if {leaf for leaf, _ in mine} == set(official):
+        return [(leaf, tensor, official[leaf]) for leaf, tensor in mine]
+    if len(mine) == len(goal):
+        return [(leaf, tensor, other) for (leaf, tensor), (_, other) in zip(mine, goal, strict=True)]
+    found = match(mine, goal)
+    return [(leaf, tensor, found[leaf]) for leaf, tensor in mine if leaf in found]
