@@ -14,7 +14,6 @@ import resource
 import sys
 import time
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from trace import prepare
 from typing import Any
@@ -127,8 +126,6 @@ def main() -> None:
         built = time.perf_counter()
         with torch.no_grad(), tracing(model, sketches=not spec["fake"]) as trace:
             call(side, model, spec["shape"], spec["text"], device, dtype)
-    if spec["fake"]:  # made inside the mode, the empty sketches are fake as well
-        trace.tensors = [replace(tensor, sketch=torch.zeros(0)) for tensor in trace.tensors]
     trace.save(Path(spec["trace"]))
     values = dict(model.state_dict())
     facts = {

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
+from .activations import ACTIVATIONS
 from .metrics import distance
 from .parts_at_hand import parts
 from .pool import Call, Known, Pool, first_tensor
@@ -27,15 +27,6 @@ _MOST_MODULE_CALLS = 300
 _MOST_BYTES = 1 << 30
 """Of what modules make of the tensors at hand."""
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "SiLU": F.silu,
-    "the exact GELU (erf)": F.gelu,
-    "the tanh GELU": lambda x: F.gelu(x, approximate="tanh"),
-    "the quick GELU (x * sigmoid(1.702 x))": lambda x: x * torch.sigmoid(1.702 * x),
-    "ReLU": F.relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-}
 _JOINED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "{{x}} plus {t}": lambda x, t: x + t,
     "{{x}} minus {t}": lambda x, t: x - t,

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
+from .activations import ACTIVATIONS
 from .mutations_numbers import EPSILONS
 from .variant import Call, Variant, after, given, of_first, op_name, set_to, with_argument, with_keywords
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "the exact GELU (erf)": lambda x: F.gelu(x),
-    "the tanh GELU": lambda x: F.gelu(x, approximate="tanh"),
-    "SiLU": F.silu,
-    "the quick GELU (x * sigmoid(1.702 x))": lambda x: x * torch.sigmoid(1.702 * x),
-    "ReLU": F.relu,
-    "no activation": lambda x: x,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-}
 _INTERPOLATIONS = {
     4: ("nearest", "bilinear", "bicubic", "area"),
     5: ("nearest", "trilinear", "area"),
@@ -30,7 +20,7 @@ _WITH_CORNERS = ("linear", "bilinear", "bicubic", "trilinear")
 
 
 def activations(function: Call, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Iterator[Variant]:
-    for words, other in ACTIVATIONS.items():
+    for words, other in {**ACTIVATIONS, "no activation": lambda x: x}.items():
         yield Variant(f"{words} in place of {op_name(function)}", of_first(other))
 
 
