@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +17,8 @@ import torch
 from .activations import ACTIVATIONS
 from .metrics import distance
 from .parts_at_hand import parts
-from .pool import Call, Known, Pool, first_tensor
+from .pool import Call, Known, Pool, broadcasts, first_tensor
+from .reached import tolerant
 
 _SAMPLE = 512
 _FEWEST = 8
@@ -89,7 +89,7 @@ class Completions:
             if not self.in_time():
                 return None
             self.tried += 1
-            with _forgiven():
+            with tolerant():
                 if (after := sample.error(make, self.reach)) <= self.reach:
                     if item is not None:
                         words = words.replace(item.words, f"{item.words}{self._or(item)}")
@@ -170,7 +170,7 @@ class Completions:
         return self._computed
 
     def _run(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
-        with _forgiven(), self.alone():
+        with tolerant(), self.alone():
             return first_tensor(module.forward(*args, **kwargs))
         return None
 
@@ -249,12 +249,7 @@ def _like(tensor: torch.Tensor, goal: torch.Tensor) -> torch.Tensor | None:
     if tensor.numel() == goal.numel():
         return tensor.reshape(goal.shape)
     candidates = [tensor, tensor.unsqueeze(1)] if tensor.ndim == goal.ndim - 1 and tensor.ndim > 1 else [tensor]
-    for candidate in candidates:
-        if candidate.ndim <= goal.ndim and all(
-            a in (1, b) for a, b in zip(reversed(candidate.shape), reversed(goal.shape), strict=False)
-        ):
-            return candidate
-    return None
+    return next((candidate for candidate in candidates if broadcasts(candidate, goal)), None)
 
 
 def _like_calls(module: torch.nn.Module, pool: Pool) -> list[Call]:
@@ -280,12 +275,3 @@ def _various(goal: torch.Tensor) -> bool:
 def _error(mine: torch.Tensor, theirs: torch.Tensor) -> float:
     error = distance(mine.detach(), theirs.to(mine.device)).relative_l2
     return math.inf if math.isnan(error) else error
-
-
-@contextmanager
-def _forgiven() -> Iterator[None]:
-    """A candidate that cannot be computed is none."""
-    try:
-        yield
-    except Exception:  # shapes, dtypes and whatever a module raises when it is handed what it does not expect
-        return

@@ -178,3 +178,10 @@ def named_arguments(
 def first_tensor(value: Any) -> torch.Tensor | None:
     """The first floating tensor of what a module returned."""
     return next((tensor for _, tensor in leaves(value) if tensor.is_floating_point() and tensor.ndim), None)
+
+
+def broadcasts(small: torch.Tensor, large: torch.Tensor) -> bool:
+    """Whether one tensor broadcasts to the shape of the other."""
+    return small.ndim <= large.ndim and all(
+        a in (1, b) for a, b in zip(reversed(small.shape), reversed(large.shape), strict=False)
+    )

@@ -136,8 +136,7 @@ class Ops(TorchFunctionMode):
 
     def site(self) -> tuple[str, int]:
         """File and line of the code that runs."""
-        code, line = call_site(self.codes)
-        return (code.co_filename if code is not None else ""), line
+        return _site(self.codes)
 
     def note(self, number: int, func: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
         """Remember a torch call and what else it may have been meant to be."""

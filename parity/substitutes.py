@@ -17,8 +17,8 @@ import torch
 
 from .leaves import leaves, swap_leaf
 from .passing import apart
-from .pool import Call, Pool, first_tensor, named_arguments
-from .variant import Variant, op_name
+from .pool import Call, Pool, broadcasts, first_tensor, named_arguments
+from .variant import Variant, after, op_name
 
 Alone = Callable[[], AbstractContextManager[Any]]
 _ORDINALS = ("first", "second")
@@ -239,7 +239,7 @@ def forgotten(ops: Sequence[Op], pool: Pool) -> Iterator[tuple[str, int, Variant
     for item in pool.unused():
         for op in nearest:
             for words, join in joins:
-                if op.result is not None and _broadcasts(item.tensor, op.result):
+                if op.result is not None and broadcasts(item.tensor, op.result):
 
                     def result(f: Any, a: Any, k: Any, join: Any = join, t: torch.Tensor = item.tensor) -> Any:
                         return join(f(*a, **k), t)
@@ -247,7 +247,7 @@ def forgotten(ops: Sequence[Op], pool: Pool) -> Iterator[tuple[str, int, Variant
                     change = Variant(words.format(x="its result", t=item.words), result)
                     yield f"{op.name}: {change.words}", op.number, change, op.file, op.line
                 for place, operand in op.operands:
-                    if (op.name in _SUMS or id(operand) in given) and _broadcasts(item.tensor, operand):
+                    if (op.name in _SUMS or id(operand) in given) and broadcasts(item.tensor, operand):
                         change = Variant(
                             words.format(x=f"its {_ORDINALS[place]} operand", t=item.words),
                             _operand(place, partial(_joined, join, item.tensor)),
@@ -268,7 +268,7 @@ def passed_through(
             if operand.is_floating_point()
         ]
         if op.result is not None:
-            changes.append(Variant(f"its result passed through `{name}`", _result(through)))
+            changes.append(Variant(f"its result passed through `{name}`", after(through)))
         for change in changes:
             yield f"{op.name}: {change.words}", op.number, change, op.file, op.line
 
@@ -331,10 +331,6 @@ def _other(tensor: torch.Tensor, _: Any) -> torch.Tensor:
     return tensor
 
 
-def _result(change: Callable[[Any], Any]) -> Callable[..., Any]:
-    return lambda function, args, kwargs: change(function(*args, **kwargs))
-
-
 def _operand(place: int, change: Callable[[Any], Any]) -> Callable[..., Any]:
     def changed(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return function(*args[:place], change(args[place]), *args[place + 1 :], **kwargs)
@@ -351,12 +347,6 @@ def _exchangeable(other: torch.Tensor, tensor: torch.Tensor) -> bool:
         and tensor.is_floating_point()
         and tensor.numel() > 1
         and not torch.equal(other, tensor)
-    )
-
-
-def _broadcasts(small: torch.Tensor, large: torch.Tensor) -> bool:
-    return small.ndim <= large.ndim and all(
-        a in (1, b) for a, b in zip(reversed(small.shape), reversed(large.shape), strict=False)
     )
 
 

@@ -76,14 +76,13 @@ def search(
     started = time.thread_time()
     rows: list[dict[str, Any]] = []
     named: list[Trial] = []
-    tried = 0
-    forwards = 0
+    forwards = completed = 0
 
     def in_time() -> bool:
         return time.thread_time() - started <= BUDGET_S
 
     def attempt(trials: Iterator[Trial] | list[Trial]) -> None:
-        nonlocal tried, forwards
+        nonlocal forwards
         since = 0
         for trial in trials:
             since += bool(rows)
@@ -91,7 +90,6 @@ def search(
                 break
             if any(done.indices and done.indices < trial.indices for done in named):
                 continue  # the same and more
-            tried += 1
             forwards += 1
             with tolerant():
                 after = rehearsal.once(trial)
@@ -101,7 +99,7 @@ def search(
 
     answer = {"before": before, "layout": layout[0] if layout else None}
     if before <= reach or record.wrong is None:
-        return {**answer, "tried": tried, "found": rows}
+        return {**answer, "tried": 0, "found": rows}
     first = {tuple(change) for change in known}
     stages = _stages(record, partner, place, rehearsal.called())
     if first:
@@ -114,7 +112,7 @@ def search(
         answers: list[tuple[list[Completion], dict[str, Any]]] = []
         again.at_target = lambda record: answers.append(_completed(completions, at, record, goal))
         rehearsal.once(None, again)
-        tried += completions.tried
+        completed = completions.tried
         for found, row in answers:
             if row:
                 attempt(_at_operands(again, found))  # x * s + x is x * (1 + s): one operation says it better
@@ -122,7 +120,7 @@ def search(
     for stage in stages:
         if not rows:
             attempt(stage)
-    return {**answer, "tried": tried, "found": rows[:_SHOWN]}
+    return {**answer, "tried": forwards + completed, "found": rows[:_SHOWN]}
 
 
 def _stages(record: Record, partner: Mapping[str, str], place: Place, called: set[str]) -> list[Iterator[Trial]]:
