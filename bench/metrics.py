@@ -151,9 +151,9 @@ def tune(a: torch.Tensor, b: torch.Tensor, copy: float, write: Callable[[str], o
 
     for warps, programs in itertools.product((8, 4, 16), (6, 8, 12, 16, 24, 32, 48)):
         if time.monotonic() - begin < _TUNE_S:
-            attempt(Configuration(warps, programs))
+            attempt(Configuration(warps, programs, 64))
     best = sorted(rows, key=lambda row: row[0])[:1]
-    for (_, how, _), registers in itertools.product(best, (40, 48, 64)):
+    for (_, how, _), registers in itertools.product(best, (None, 40, 48, 80)):
         if time.monotonic() - begin < _TUNE_S:
             attempt(Configuration(how.warps, how.programs, registers))
     write(f"\n{'warps':>8}{'programs':>10}{'registers':>11}{'ms':>10}{'GB/s':>9}{'of copy':>9}\n")

@@ -224,7 +224,7 @@ def kernel(device: torch.device, clock: Clock, tune: bool) -> None:
     kept = DeviceSketcher.sums, DeviceSketcher.warps, DeviceSketcher.per_core
     configurations = [kept]
     if tune:
-        configurations += [(s, w, (p, p)) for s in (512, 1024) for w in (4, 8) for p in (1, 2, 4)]
+        configurations += [((s, t), w, p) for s, t in ((256, 512), (512, 1024)) for w in (4, 8) for p in (1, 2)]
     single = other.view(torch.float32)
     single.normal_()
     strided = half.view(32768, 16384).t()
@@ -233,7 +233,8 @@ def kernel(device: torch.device, clock: Clock, tune: bool) -> None:
         rates = []
         for tensor, narrow in ((half, True), (single, True), (single, False), (strided, True)):
             sketcher = DeviceSketcher(device, narrow=narrow)
-            rates.append(2**30 / clock(lambda s=sketcher, t=tensor: s.add(t, True), 7)[1] / 1e6)
+            made = sketch.Fingerprint(tuple(tensor.shape), str(tensor.dtype), "cuda")
+            rates.append(2**30 / clock(lambda s=sketcher, t=tensor, m=made: s.add(t, True, m), 7)[1] / 1e6)
         names = ("bfloat16", "float32 narrow", "float32", "transposed bfloat16")
         text = ", ".join(f"{name} {rate:.0f} ({rate / copy:.2f})" for name, rate in zip(names, rates, strict=True))
         say(f"sums {configuration[0]}, warps {configuration[1]}, programs {configuration[2]}: GB/s {text}\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -107,9 +109,8 @@ def _totals(actual: torch.Tensor, expected: torch.Tensor, scale: float = 1.0) ->
     on_gpu = actual.is_cuda and scale == 1.0 and not _Fallback.reason
     if on_gpu:
         try:
-            from .metrics_triton import READABLE, compare_on_gpu
-
-            readable = actual.dtype in READABLE and expected.dtype in READABLE
+            readable_dtypes, compare_on_gpu = _kernels()
+            readable = actual.dtype in readable_dtypes and expected.dtype in readable_dtypes
             as_it_lies = actual.device == expected.device and actual.is_contiguous() and expected.is_contiguous()
             if readable and as_it_lies and actual.numel() and not (actual.is_neg() or expected.is_neg()):
                 return compare_on_gpu(actual, expected)
@@ -131,6 +132,14 @@ def _totals(actual: torch.Tensor, expected: torch.Tensor, scale: float = 1.0) ->
         found.add(compare(a, b.to(a.device), scale), offset)
         offset += a.numel()
     return found
+
+
+@cache
+def _kernels() -> tuple[tuple[torch.dtype, ...], Callable[[torch.Tensor, torch.Tensor], Totals]]:
+    """The dtypes that the kernels read, and the comparison by them."""
+    from .metrics_triton import READABLE, compare_on_gpu
+
+    return READABLE, compare_on_gpu
 
 
 def _norms(totals: Totals) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ Imported only where a CUDA device is used; Triton comes with torch's CUDA builds
 
 Two bfloat16 tensors bring 4 elements a clock to each multiprocessor at 4 TB/s, which leaves some 33 instructions for an
 element and lets 16 numbers a clock become float64, about 4 an element. So two large tensors in bfloat16 or float16 go
-through `_stream`, some 23 instructions and 2 conversions an element without a branch, and its results hold because
+through `_stream`, some 22 instructions and 2 conversions an element without a branch, and its results hold because
 
 * both numbers are exact in float32, two arrive in one word, and the sums are float64 from the first addition, so no
   square overflows or vanishes. They are the CPU's up to the order of additions: relative error below
@@ -28,6 +28,7 @@ about the same largest ratio, as expected values far from 0 may have, it is a se
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import cache
 
@@ -37,7 +38,7 @@ import triton.language as tl
 
 from .metrics_chunks import LOOSE_TOLERANCE, STRICT_TOLERANCE, Totals
 from .metrics_triton_float64 import add_floats, add_integers, compare_in_float64, look, totals
-from .triton_launch import launch
+from .triton_launch import launcher
 
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _SMALL_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32)
@@ -53,12 +54,12 @@ class Configuration:
         warps: Warps a program; a tile is 256 elements a warp.
         programs: Programs a multiprocessor in a large tensor, each with as many tiles as the others, so that all end at
             about the same time.
-        registers: Most registers a thread may take; None leaves it to the compiler.
+        registers: Most registers a thread may take; None leaves it to the compiler, which then loads later than it can.
     """
 
     warps: int = 8
     programs: int = 24
-    registers: int | None = None
+    registers: int | None = 64
 
 
 TUNED = Configuration()
@@ -84,16 +85,25 @@ def _number(word, HIGH: tl.constexpr, HALF: tl.constexpr):  # type: ignore[no-un
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _beyond(gap, size, count, TOLERANCE: tl.constexpr, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
+    """``count``, one higher where ``gap`` is beyond ``TOLERANCE + TOLERANCE * size``."""
+    tolerance = tl.full(size.shape, TOLERANCE, tl.float32)
+    # For two tolerances the latter is an instruction less; `1 + size` has no room for the digits of float16.
+    left = tl.fma(size, tolerance, tolerance) - gap if HALF else tl.fma(size + 1.0, tolerance, -gap)
+    # To take out the sign and to count it is one instruction.
+    return tl.inline_asm_elementwise("mad.hi.u32 $0, $1, 2, $2;", "=r,f,r", [left, count], tl.int32, True, 1)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _pair(  # type: ignore[no-untyped-def]
-    x, y, squares, expected, cross, peak, ratio, strict, loose, STRICT: tl.constexpr, LOOSE: tl.constexpr
-):
+    x, y, squares, expected, cross, peak, ratio, strict, loose,
+    HALF: tl.constexpr, STRICT: tl.constexpr, LOOSE: tl.constexpr,
+):  # fmt: skip
     """Take in the numbers ``x`` of actual and ``y`` of expected, float32 ``[lanes]``."""
     gap = tl.abs(x - y)
     size = tl.abs(y)
-    atol = tl.full(size.shape, STRICT, tl.float32)
-    strict += tl.where(gap > tl.fma(size, atol, atol), 1.0, 0.0)
-    atol = tl.full(size.shape, LOOSE, tl.float32)
-    loose += tl.where(gap > tl.fma(size, atol, atol), 1.0, 0.0)
+    strict = _beyond(gap, size, strict, STRICT, HALF)
+    loose = _beyond(gap, size, loose, LOOSE, HALF)
     a = x.to(tl.float64)
     b = y.to(tl.float64)
     d = a - b
@@ -113,8 +123,10 @@ def _word(  # type: ignore[no-untyped-def]
     a, b, s, e, c, p, r, i, j, HALF: tl.constexpr, STRICT: tl.constexpr, LOOSE: tl.constexpr
 ):
     """Take in one word of each tensor a lane."""
-    s, e, c, p, r, i, j = _pair(_number(a, False, HALF), _number(b, False, HALF), s, e, c, p, r, i, j, STRICT, LOOSE)
-    return _pair(_number(a, True, HALF), _number(b, True, HALF), s, e, c, p, r, i, j, STRICT, LOOSE)
+    s, e, c, p, r, i, j = _pair(
+        _number(a, False, HALF), _number(b, False, HALF), s, e, c, p, r, i, j, HALF, STRICT, LOOSE
+    )
+    return _pair(_number(a, True, HALF), _number(b, True, HALF), s, e, c, p, r, i, j, HALF, STRICT, LOOSE)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -161,13 +173,12 @@ def _stream(  # type: ignore[no-untyped-def]
     c = tl.zeros([LANES], dtype=tl.float64)
     p = tl.zeros([LANES], dtype=tl.float64)
     r = tl.zeros([LANES], dtype=tl.float32) - 1.0
-    # Counts as floats, exact up to 2^24 a lane: the comparison itself yields the 1.0.
-    i = tl.zeros([LANES], dtype=tl.float32)
-    j = tl.zeros([LANES], dtype=tl.float32)
+    i = tl.zeros([LANES], dtype=tl.int32)
+    j = tl.zeros([LANES], dtype=tl.int32)
     # The next tile is on its way into registers while one is taken in.
     a = tl.load(a_ptr + at, mask=whole > 0, other=0)
     b = tl.load(b_ptr + at, mask=whole > 0, other=0)
-    for _ in tl.range(1, whole, num_stages=1):
+    for _ in tl.range(1, whole, num_stages=1, loop_unroll_factor=2):
         a_ptr += TILE
         b_ptr += TILE
         next_a = tl.load(a_ptr + at)
@@ -196,8 +207,8 @@ def _stream(  # type: ignore[no-untyped-def]
     tl.store(real_ptr + 3 * programs, cross + expected)
     tl.store(real_ptr + 4 * programs, tl.max(tl.abs(p), 0))
     tl.store(real_ptr + 5 * programs, tl.max(r, 0).to(tl.float64))
-    tl.store(whole_ptr + 6 * programs, tl.sum(i.to(tl.int32), 0).to(tl.int64))
-    tl.store(whole_ptr + 7 * programs, tl.sum(j.to(tl.int32), 0).to(tl.int64))
+    tl.store(whole_ptr + 6 * programs, tl.sum(i, 0).to(tl.int64))
+    tl.store(whole_ptr + 7 * programs, tl.sum(j, 0).to(tl.int64))
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -205,30 +216,32 @@ def _choose(real_ptr, chosen_ptr, amount_ptr, chunks, BLOCK: tl.constexpr):  # t
     """List, ascending, the first chunk with the largest gap and all that may hold the largest ratio."""
     lane = tl.arange(0, BLOCK)
     peak = tl.zeros([BLOCK], dtype=tl.float64) - 1.0
-    ratio = tl.zeros([BLOCK], dtype=tl.float64) - 1.0
+    ratio = peak
     for begin in range(0, chunks, BLOCK):
         inside = begin + lane < chunks
         peak = tl.maximum(peak, tl.load(real_ptr + 4 * chunks + begin + lane, mask=inside, other=-1.0))
         ratio = tl.maximum(ratio, tl.load(real_ptr + 5 * chunks + begin + lane, mask=inside, other=-1.0))
     top = tl.max(peak, 0)
     bar = tl.max(ratio, 0) * 0.87
-    amount = tl.sum(tl.zeros([BLOCK], dtype=tl.int32), 0)
-    peaks = amount
-    zeros = amount
+    first = tl.zeros([BLOCK], dtype=tl.int32) + 2147483647
+    first_steep = first
     for begin in range(0, chunks, BLOCK):
         inside = begin + lane < chunks
-        highest = tl.load(real_ptr + 4 * chunks + begin + lane, mask=inside, other=-2.0) == top
+        gap = tl.load(real_ptr + 4 * chunks + begin + lane, mask=inside, other=-2.0)
         estimate = tl.load(real_ptr + 5 * chunks + begin + lane, mask=inside, other=-2.0)
-        steep = estimate >= bar
-        first = highest & (peaks + tl.cumsum(highest.to(tl.int32), 0) == 1)
-        # Without any gap the first ratio of 0 is the place.
-        first_zero = steep & (zeros + tl.cumsum(steep.to(tl.int32), 0) == 1)
-        wanted = first | tl.where(top == 0.0, first_zero, steep)
+        first = tl.minimum(first, tl.where(gap == top, begin + lane, 2147483647))
+        first_steep = tl.minimum(first_steep, tl.where(estimate >= bar, begin + lane, 2147483647))
+    highest = tl.min(first, 0)
+    # Without any gap the first ratio of 0 is the place.
+    last_steep = tl.where(top == 0.0, tl.min(first_steep, 0), 2147483647)
+    amount = tl.sum(tl.zeros([BLOCK], dtype=tl.int32), 0)
+    for begin in range(0, chunks, BLOCK):
+        chunk = begin + lane
+        estimate = tl.load(real_ptr + 5 * chunks + chunk, mask=chunk < chunks, other=-2.0)
+        wanted = (chunk == highest) | ((estimate >= bar) & (chunk <= last_steep))
         place = amount + tl.cumsum(wanted.to(tl.int32), 0) - 1
-        tl.store(chosen_ptr + place, (begin + lane).to(tl.int64), mask=wanted)
+        tl.store(chosen_ptr + place, chunk.to(tl.int64), mask=wanted)
         amount += tl.sum(wanted.to(tl.int32), 0)
-        peaks += tl.sum(highest.to(tl.int32), 0)
-        zeros += tl.sum(steep.to(tl.int32), 0)
     tl.store(amount_ptr, amount.to(tl.int64))
 
 
@@ -249,6 +262,38 @@ def _pick(work_ptr, out_ptr, chunks, BLOCK: tl.constexpr):  # type: ignore[no-un
 @cache
 def _cores(device: int) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+class _Room:
+    """What the kernels of one comparison write to.
+
+    Attributes:
+        chunks: How many there is room for.
+        work: int64: how many chunks were chosen; from 16 on a row of the chunks for each of: four sums, gap, estimate,
+            two counts, and the chosen ones.
+        results: int64 ``[10]`` in pinned memory, laid out as `totals` reads it: nothing is left to be copied.
+    """
+
+    def __init__(self, device: int, chunks: int) -> None:
+        self.chunks = chunks
+        self.work = torch.empty(16 + 9 * chunks, dtype=torch.int64, device=f"cuda:{device}")
+        self.results = torch.empty(10, dtype=torch.int64, pin_memory=True)
+
+
+class _Rooms(threading.local):
+    """The rooms of a thread, by device: a quarter of a MiB each, kept, for to ask for them costs a tenth of a call."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, _Room] = {}
+
+    def of(self, device: int, chunks: int) -> _Room:
+        room = self.kept.get(device)
+        if room is None or room.chunks < chunks:
+            room = self.kept[device] = _Room(device, chunks)
+        return room
+
+
+_ROOMS = _Rooms()
 
 
 def compare_on_gpu(a: torch.Tensor, b: torch.Tensor, how: Configuration = TUNED) -> Totals:
@@ -280,20 +325,15 @@ def _compare_words(a: torch.Tensor, b: torch.Tensor, how: Configuration) -> Tota
     tiles = max(_LEAST_TILES, -(-elements // (tile * _cores(a.get_device()) * how.programs)))
     chunk = tiles * tile
     chunks = -(-elements // chunk)
-    # How many chunks were chosen; from 16 on a row of the chunks for each of: four sums, gap, estimate, two counts, and
-    # the chosen ones.
-    work = torch.empty(16 + 9 * chunks, dtype=torch.int64, device=a.device)
-    launch(
-        _stream,
-        (chunks,),
-        (a, b, work, elements // 2, tiles),
-        (STRICT_TOLERANCE, LOOSE_TOLERANCE, a.dtype == torch.float16, 32 * how.warps),
-        num_warps=how.warps,
-        maxnreg=how.registers,
-    )
-    # Pinned, asked for while the first kernel runs, and written to by the others: nothing is left to be copied.
-    results = torch.empty(10, dtype=torch.int64, pin_memory=True)
-    launch(_pick, (7,), (work, results, chunks), (_BLOCK,), num_warps=16)
-    look(a, b, work[16 + 8 * chunks :], work, chunk, results)
-    torch.cuda.current_stream().synchronize()
-    return totals(results.tolist())
+    room = _ROOMS.of(a.get_device(), chunks)
+    work = room.work
+    constants = (STRICT_TOLERANCE, LOOSE_TOLERANCE, a.dtype == torch.float16, 32 * how.warps)
+    kernel = launcher(_stream, *constants, num_warps=how.warps, maxnreg=how.registers)
+    kernel(chunks, 1, 1, (a, b, work, elements // 2, tiles))
+    launcher(_pick, _BLOCK, num_warps=16)(7, 1, 1, (work, room.results, chunks))
+    look(a, b, work[16 + 8 * chunks :], work, chunk, room.results)
+    # To ask again and again keeps the host awake: what sleeps takes longer to wake up than all else that it does here.
+    stream = torch.cuda.current_stream()
+    while not stream.query():
+        pass
+    return totals(room.results.tolist())

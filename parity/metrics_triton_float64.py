@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from .metrics_chunks import CHUNKS, LOOSE_TOLERANCE, STRICT_TOLERANCE, Totals, compare
-from .triton_launch import launch
+from .triton_launch import launcher
 
 __all__ = ["add_floats", "add_integers", "compare_in_float64", "look", "totals"]
 
@@ -306,8 +306,8 @@ def look(
     wholes = torch.empty((2, _LOOKS), dtype=torch.int64, device=a.device)
     vector = 16 // a.element_size()
     values = (a, b, chosen, amount, reals, wholes, a.numel(), chunk)
-    launch(_look, (_LOOKS,), values, (vector,), num_warps=1, enable_fp_fusion=False)
-    launch(_finish_look, (2,), (reals, wholes, out, _LOOKS), (_FINISH,))
+    launcher(_look, vector, num_warps=1, enable_fp_fusion=False)(_LOOKS, 1, 1, values)
+    launcher(_finish_look, _FINISH)(2, 1, 1, (reals, wholes, out, _LOOKS))
 
 
 def compare_in_float64(a: torch.Tensor, b: torch.Tensor) -> Totals:

@@ -15,7 +15,7 @@ Everything that is hashed is a 32-bit integer, so that every device, version and
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from typing import Any
 
@@ -116,10 +116,17 @@ def _plan(chunk: int) -> npt.NDArray[np.int64]:
     return _places(chunk * _CHUNK, _CHUNK)
 
 
-def in_order(sums: Doubles, elements: int) -> Doubles:
+@cache
+def _first_row() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """For the elements of the first row: the sum that each goes to, and its sign."""
+    place = _plan(0)[:WIDTH]
+    return place % WIDTH, np.where(place >= WIDTH, np.float32(-1), np.float32(1))
+
+
+def in_order(sums: npt.NDArray[Any], elements: int) -> npt.NDArray[Any]:
     """The values themselves, from the sums of a tensor of at most ``WIDTH`` elements: one row, where none meet."""
-    place = _plan(0)[:elements]
-    return np.where(place >= WIDTH, -1.0, 1.0) * sums[place % WIDTH]
+    place, sign = _first_row()
+    return sums[place[:elements]] * sign[:elements]
 
 
 def fingerprint(tensor: torch.Tensor, *, narrow: bool = False) -> Fingerprint:
@@ -187,7 +194,7 @@ class Sketcher:
         """
         self.narrow = narrow
         self._made: list[Fingerprint] = []
-        self._places: dict[int, tuple[torch.device, int]] = {}
+        self._again: list[tuple[Fingerprint, Fingerprint]] = []
         self._devices: dict[torch.device, Any] = {}
 
     def __len__(self) -> int:
@@ -204,7 +211,7 @@ class Sketcher:
         values: Any = tensor if dtype in _REAL else plain(tensor)
         made = Fingerprint(tuple(tensor.shape), _name(dtype), device.type)
         if device.type == "cuda" and values.numel() and (sketcher := self._on(device)) is not None:
-            self._places[len(self._made)] = (device, sketcher.add(values, rounded))
+            sketcher.add(values, rounded, made)
             return self._add(made)
         if dtype in _REAL and device.type == "cpu" and tensor.numel() == 1:
             made.moments, made.non_finite, sketch = _number(tensor.item())
@@ -225,16 +232,17 @@ class Sketcher:
     def add_again(self, index: int, shape: torch.Size, dtype: torch.dtype) -> int:
         """Add the values of ``index``, in the same logical order, in another shape or dtype. Returns its index."""
         first = self._made[index]
-        if index in self._places:
-            self._places[len(self._made)] = self._places[index]
-        return self._add(replace(first, shape=tuple(shape), dtype=_name(dtype)))
+        again = Fingerprint(tuple(shape), _name(dtype), first.device_type)
+        self._again.append((again, first))
+        return self._add(again)
 
     def finish(self) -> list[Fingerprint]:
         """All fingerprints; waits for the devices."""
-        done = {device: sketcher.finish() for device, sketcher in self._devices.items() if sketcher is not None}
-        for index, (device, place) in self._places.items():
-            made = self._made[index]
-            made.moments, made.non_finite, made.packed = done[device][place]
+        for sketcher in self._devices.values():
+            if sketcher is not None:
+                sketcher.finish()
+        for again, first in self._again:
+            again.moments, again.non_finite, again.packed = first.moments, first.non_finite, first.packed
         return self._made
 
 

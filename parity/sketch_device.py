@@ -1,44 +1,53 @@
 """Fingerprints on a CUDA device, made behind the work that is queued there and read at the end.
 
-Device memory does not grow with the number of tensors: the rows of `SLAB` tensors, and one scratch for those that are
-not contiguous. A full slab goes to pinned memory in stream order, so nothing waits for it.
+Device memory does not grow with the number of tensors: the rows of `SLAB` tensors, what the programs of `HELD`
+launches left to be added up, and one scratch for tensors that are not contiguous. A full slab goes to pinned memory in
+stream order and is read when the host has time, so nothing waits for it.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from .sketch import BLOCK, WIDTH, in_order, pack
-from .sketch_triton import ROW, line_up_kernel, sketch_kernel
+from .sketch import BLOCK, WIDTH, Fingerprint, in_order, pack
+from .sketch_blocks import HEAD, ROW, SLOT, sum_up_kernel
+from .sketch_order import line_up_kernel
+from .sketch_triton import sketch_kernel
 from .strides import merged
-from .triton_launch import launch
+from .triton_launch import Launcher, launcher
 
 SLAB = 64
 """Tensors on the device before their rows go to the host."""
+HELD = 32
+"""Launches whose programs' sums are added up at once."""
 SCRATCH = 256 * 2**20
-"""Bytes, at most, in which a tensor that is not contiguous is put in order, a piece at a time."""
-Row: TypeAlias = tuple[tuple[float, ...], int, npt.NDArray[Any]]
-"""Moments, non-finite elements and sketch of one tensor, as in `sketch.Fingerprint`."""
+"""Bytes, at most, in which tensors that are not contiguous are put in order, a piece at a time."""
+Waiting: TypeAlias = tuple[Fingerprint, int, bool]
+"""A fingerprint without its values, the elements of its tensor, and whether its sketch is kept in float32."""
+_Sent: TypeAlias = tuple[torch.Tensor, Any, list[Waiting]]
 KINDS = {torch.bfloat16: 1, torch.float16: 2}
 _HEIGHT, _LENGTH = 32, 128
-_MANY = 32
+_PINNED = 4
+_LANES, _SLOTS = 256, 16
 _KEYS = slice(WIDTH + 3, WIDTH + 5)
 _LEAST = -(2**63)
+_MOST = float(np.finfo(np.float32).max) / 2
 
 
 class DeviceSketcher:
     """Sums and moments of tensors of one device."""
 
-    per_core: tuple[float, float] = (1, 3)
-    """Programs a multiprocessor and part of the sums, for small and large tensors: their sums are added at the end."""
+    per_core = 1
+    """Programs a multiprocessor and part of the sums."""
     warps = 4
-    sums = 512
-    """Sums that a program holds, in float32."""
+    sums: tuple[int, int] = (512, 1024)
+    """Sums that a program holds, in float32, of half precision and of float32."""
     wide = 256
     """The same, in float64."""
 
@@ -56,51 +65,76 @@ class DeviceSketcher:
         self.index = device.index
         self.paired = on_gpu and torch.cuda.get_device_capability(device) >= (8, 0)
         cores = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 2
-        self.cores = cores
+        self.programs = int(cores * self.per_core)
         self.slab = torch.empty((SLAB, ROW), dtype=torch.float64, device=device)
-        self.pinned: list[tuple[torch.Tensor, Any, int] | None] = [None, None]
+        self.keys = self.slab.view(torch.int64)[:, _KEYS]
+        self.left = torch.empty((HELD, HEAD + self.programs * SLOT), dtype=torch.float64, device=device)
+        self.stride = self.left.stride(0)
+        self.held = 0
+        self.kernels = [self._kernel(kind) for kind in range(4)]
+        self.sent: deque[_Sent] = deque()
+        self.free: list[tuple[torch.Tensor, Any]] = []
+        self.behind: Any = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+        self.idle = False
+        self.small: list[tuple[torch.Tensor, bool, Fingerprint]] = []
         self.scratch: torch.Tensor | None = None
-        self.rows: list[Row] = []
-        self.kept: list[tuple[int, bool]] = []
-        self.used = self.turn = 0
+        self.waiting: list[Waiting] = []
         self.stream = torch._C._cuda_getCurrentRawStream(device.index) if on_gpu else 0
         self._clear()
 
+    def _kernel(self, kind: int) -> tuple[int, Launcher]:
+        """Parts of the sums and the kernel for dtypes of a kind."""
+        sums = self.sums[kind == 3]
+        kernel = launcher(sketch_kernel, kind, self.paired and kind in (1, 2), sums, self.wide, num_warps=self.warps)
+        return WIDTH // sums, kernel
+
     def _clear(self) -> None:
         self.slab.zero_()
-        self.slab.view(torch.int64)[:, _KEYS] = _LEAST
-        self.used = 0
+        self.keys.fill_(_LEAST)
 
-    def add(self, tensor: torch.Tensor, rounded: bool) -> int:
-        """Queue the fingerprint of a tensor that is not empty. Returns its place in what `finish` returns.
+    def add(self, tensor: torch.Tensor, rounded: bool, made: Fingerprint) -> None:
+        """Queue the fingerprint of a tensor that is not empty.
+
+        Of a small one a copy is queued: the device may be waiting for the host, and what copies is in C++.
 
         Args:
             tensor: On the device.
             rounded: Keep the sketch in float32.
+            made: Gets the moments, non-finite elements and sketch, in `finish` at the latest.
         """
-        if self.used == SLAB:
+        if tensor.numel() <= WIDTH and self.on_gpu:
+            self.small.append((tensor.detach().clone(memory_format=torch.contiguous_format), rounded, made))
+            return
+        if self.small and (self.idle or len(self.small) >= SLAB):
+            self._add_small()
+        self._add(tensor, rounded, made)
+
+    def _add_small(self) -> None:
+        self.idle = False
+        small, self.small = self.small, []
+        for tensor, rounded, made in small:
+            self._add(tensor, rounded, made)
+
+    def _add(self, tensor: torch.Tensor, rounded: bool, made: Fingerprint) -> None:
+        if len(self.waiting) == SLAB:
             self._drain()
-        self.kept.append((tensor.numel(), rounded))
+        row = len(self.waiting)
+        self.waiting.append((made, tensor.numel(), rounded))
         if self.on_gpu:
             if self.index != torch._C._cuda_getDevice():
                 with torch.cuda.device(self.device):
-                    return self._add(tensor)
+                    self._in_pieces(tensor, row)
+                return
             stream = torch._C._cuda_getCurrentRawStream(self.index)
             if stream != self.stream:  # rows and scratch are shared: what was queued elsewhere comes first
                 torch.cuda.synchronize(self.device)
                 self.stream = stream
-        return self._add(tensor)
-
-    def _add(self, tensor: torch.Tensor) -> int:
-        row = self.used
-        self.used += 1
         if tensor.is_contiguous():
-            self._launch(tensor, row, 0, tensor.numel())
+            self._launch(tensor, row, 0, tensor.numel(), 1)
         else:
             self._in_pieces(tensor, row)
-        return self.turn * SLAB + row
 
-    def _launch(self, tensor: torch.Tensor, row: int, lo: int, hi: int, *, back: bool = True) -> None:
+    def _launch(self, tensor: torch.Tensor, row: int, lo: int, hi: int, back: int) -> None:
         """Add elements ``lo`` to ``hi``, which lie from the start of ``tensor`` on, to a row.
 
         Args:
@@ -108,29 +142,43 @@ class DeviceSketcher:
             row: In the slab.
             lo: First element.
             hi: One past the last.
-            back: Read from the end: what was written last may still be in the cache.
+            back: 1 to read from the end: what was written last may still be in the cache.
         """
         kind = self.kinds.get(tensor.dtype, 0)
         if kind in (1, 2) and (lo % 2 or tensor.data_ptr() % 4):
             kind = 0  # halves are read in words of two
         if tensor.dtype == torch.bool:
             tensor = tensor.view(torch.uint8)
-        blocks = (hi - 1) // BLOCK - lo // BLOCK + 1
-        programs = min(int(self.cores * self.per_core[blocks > _MANY * self.cores]), blocks)
-        launch(
-            sketch_kernel,
-            (WIDTH // self.sums, programs),
-            (tensor, self.slab, row, lo, hi, int(back)),
-            (kind, self.paired and kind in (1, 2), self.sums, self.wide),
-            num_warps=self.warps,
-        )
+        programs = min(self.programs, (hi - 1) // BLOCK - lo // BLOCK + 1)
+        parts, kernel = self.kernels[kind]
+        kernel(parts, programs, 1, (tensor, self.slab, self.left, self.stride, self.held, row, lo, hi, back))
+        if kind:
+            self.held += 1
+            if self.held == HELD:
+                self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Add what the programs of some launches left to the rows; a slab is read if the device is busy meanwhile."""
+        if self.held:
+            kernel = launcher(sum_up_kernel, _LANES, _SLOTS, num_warps=4)
+            kernel(self.held, WIDTH // _LANES, 1, (self.left, self.slab, self.stride))
+            self.held = 0
+        if self.behind is not None:
+            # Where the device has not come to what was queued here the last time, the host has time.
+            self.idle = not self.behind.query()
+            if self.idle and self.sent and self.sent[0][1].query():
+                self._read()
+            self.behind.record(torch.cuda.current_stream(self.device))
 
     def _in_pieces(self, tensor: torch.Tensor, row: int) -> None:
-        """Put a tensor in order in the scratch, as many elements at a time as it holds."""
+        """Put a tensor in order in the scratch, as many elements at a time as it holds, where it is not."""
+        if tensor.is_contiguous():
+            self._launch(tensor, row, 0, tensor.numel(), 1)
+            return
         room = SCRATCH // tensor.element_size()
         planar = _planes(tensor.shape, tensor.stride())
         if planar is None or planar[0][2] > room:
-            self._launch(tensor.contiguous(), row, 0, tensor.numel())
+            self._launch(tensor.contiguous(), row, 0, tensor.numel(), 1)
             return
         (planes, n, c), (plane, of_row, of_column) = planar
         target = self._room(min(tensor.nbytes, SCRATCH)).view(tensor.dtype)
@@ -150,9 +198,9 @@ class DeviceSketcher:
                 offset = z * plane + y * of_row
                 values = (tensor, target, offset, rows, c, plane, of_row, of_column)
                 unit = math.gcd(widest, offset, rows, *steps) if aligned else 1
-                launch(line_up_kernel, grid, values, (one, unit, _HEIGHT, _LENGTH), num_warps=4)
+                launcher(line_up_kernel, one, unit, _HEIGHT, _LENGTH, num_warps=4)(*grid, values)
                 lo = (z * n + y) * c
-                self._launch(target, row, lo, lo + count * rows * c, back=False)
+                self._launch(target, row, lo, lo + count * rows * c, 0)
 
     def _room(self, size: int) -> torch.Tensor:
         """The scratch, made larger if it has fewer than ``size`` bytes."""
@@ -162,59 +210,57 @@ class DeviceSketcher:
         return self.scratch
 
     def _drain(self) -> None:
-        """Send the slab to the host and start it anew; waits only for the slab before the last."""
-        place = self.turn % 2
-        self._read(place)
-        before = self.pinned[place]
-        if self.device.type == "cuda":
-            pinned = torch.empty((SLAB, ROW), dtype=torch.float64, pin_memory=True) if before is None else before[0]
+        """Send the slab to the host and start it anew; nothing waits."""
+        self._sum_up()
+        if self.on_gpu:
+            if len(self.sent) == _PINNED:
+                self._read()
+            event: Any
+            pinned, event = self.free.pop() if self.free else _pinned()
             pinned.copy_(self.slab, non_blocking=True)
-            event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(self.device))
         else:
             pinned, event = self.slab.clone(), None
-        self.pinned[place] = (pinned, event, self.used)
-        self.turn += 1
+        self.sent.append((pinned, event, self.waiting))
+        self.waiting = []
         self._clear()
 
-    def _read(self, place: int) -> None:
-        held = self.pinned[place]
-        if held is not None and held[2]:
-            if held[1] is not None:
-                held[1].synchronize()
-            first = len(self.rows)
-            self.rows += _unpack(held[0][: held[2]].numpy(), self.kept[first : first + held[2]])
-            self.pinned[place] = (held[0], None, 0)
+    def _read(self) -> None:
+        """Hand the rows of the slab that was sent first to their fingerprints; waits for it."""
+        pinned, event, waiting = self.sent.popleft()
+        if event is not None:
+            event.synchronize()
+        hand_out(pinned.numpy()[: len(waiting)], waiting)
+        self.free.append((pinned, event))
 
-    def finish(self) -> list[Row]:
-        """All rows, in the order in which the tensors were added; waits for the device."""
+    def finish(self) -> None:
+        """Complete all fingerprints; waits for the device."""
+        self._add_small()
         self._drain()
-        for place in (self.turn % 2, (self.turn + 1) % 2):
-            self._read(place)
-        return self.rows
+        while self.sent:
+            self._read()
 
 
-def _unpack(slab: npt.NDArray[np.float64], kept: list[tuple[int, bool]]) -> list[Row]:
-    """The rows of a slab, whose memory is used again."""
-    with np.errstate(over="ignore"):
-        narrow = slab[:, :WIDTH].astype(np.float32)
-    fits = np.atleast_1d(np.isfinite(narrow).all(axis=1))
-    tail = slab[:, WIDTH:].copy()
-    tail[:, 1] = np.sqrt(tail[:, 1])
-    keys = tail.view(np.int64)[:, 3:5]
+def _pinned() -> tuple[torch.Tensor, Any]:
+    return torch.empty((SLAB, ROW), dtype=torch.float64, pin_memory=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+
+def hand_out(slab: npt.NDArray[np.float64], waiting: list[Waiting]) -> None:
+    """Complete fingerprints with their rows of a slab, whose memory is used again."""
+    tail = slab[:, WIDTH:]
+    keys = tail[:, 3:5].copy().view(np.int64)
     extrema = np.where(keys < 0, keys ^ np.int64(0x7FFFFFFFFFFFFFFF), keys).view(np.float64)
-    rows: list[Row] = []
-    for index, (elements, rounded) in enumerate(kept):
-        total, norm, non_finite = tail[index, :3].tolist()
-        low, high = extrema[index].tolist()
-        if elements <= WIDTH:
-            sketch = pack(in_order(slab[index, :WIDTH], elements), rounded)
-        elif rounded and fits[index]:
-            sketch = narrow[index]
-        else:
-            sketch = slab[index, :WIDTH].copy()
-        rows.append(((total, norm, -low, high), int(non_finite), sketch))
-    return rows
+    norms = np.sqrt(tail[:, 1])
+    # No sum exceeds the sum of the absolute values, which sqrt(elements) times the norm bounds.
+    fits = bool((norms * np.sqrt([elements for _, elements, _ in waiting]) < _MOST).all())
+    narrow = fits and all(rounded for _, _, rounded in waiting)
+    sums = slab[:, :WIDTH].astype(np.float32 if narrow else np.float64)
+    rows = zip(tail[:, 0].tolist(), norms.tolist(), tail[:, 2].tolist(), extrema.tolist(), sums, waiting, strict=True)
+    for total, norm, non_finite, (low, high), sketch, (made, elements, rounded) in rows:
+        made.moments = (total, norm, -low, high)
+        made.non_finite = int(non_finite)
+        ordered = in_order(sketch, elements) if elements <= WIDTH else sketch
+        made.packed = ordered if narrow else pack(ordered, rounded)
 
 
 def _planes(

@@ -33,7 +33,16 @@ NEVER: dict[str, set[str]] = {
 PARITY_MAY = {"torch", "numpy", "safetensors", "av", "PIL", "triton", "typing_extensions"}
 # The SSIM job runs in the server's own environment; what it draws and compares with is imported in functions only.
 PARITY_LAZILY = {"parity/ssim.py": {"pytorch_msssim"}, "parity/ssim_pictures.py": {"matplotlib"}}
-_CUDA = ("metrics_triton", "metrics_triton_float64", "sketch_device", "sketch_triton", "ssim_triton", "triton_launch")
+_CUDA = (
+    "metrics_triton",
+    "metrics_triton_float64",
+    "sketch_blocks",
+    "sketch_device",
+    "sketch_order",
+    "sketch_triton",
+    "ssim_triton",
+    "triton_launch",
+)
 ONLY_WITH_CUDA = {f"parity/{name}.py" for name in _CUDA}
 
 

@@ -135,9 +135,12 @@ def test_float32_decides_on_16_bit_pairs_as_float64_does(dtype: torch.dtype) -> 
             for step in range(-3, 4):
                 a = values[(place + step).clamp(0, len(values) - 1)]
                 exact = (a.double() - values.double()).abs() > bound
-                # The product of 24 and 8 or 11 binary digits is exact in float64, so this rounds as an FMA does.
-                limit = (values.abs().double() * single.double() + single.double()).float()
-                assert torch.equal((a - values).abs() > limit, exact)
+                # The product of twice 24 binary digits is exact in float64, so these round as an FMA does.
+                if dtype == torch.bfloat16:
+                    left = (values.abs() + 1).double() * single.double() - (a - values).abs().double()
+                else:
+                    left = (values.abs().double() * single.double() + single.double()).float() - (a - values).abs()
+                assert torch.equal(left < 0, exact)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from fastvideo_port.parity.sketch import WIDTH, fingerprint, same_values_in_any_order, sketch_distance
+from fastvideo_port.parity.sketch import WIDTH, Sketcher, fingerprint, same_values_in_any_order, sketch_distance
 
 SIGMA = 1 / math.sqrt(2 * WIDTH)
 """The stated relative standard deviation of an estimated distance."""
@@ -181,3 +181,16 @@ def test_the_gpu_computes_the_same() -> None:
             want, got = fingerprint(tensor), fingerprint(tensor.cuda())
             assert sketch_distance(got, want) < (1e-6 if dtype == torch.bfloat16 else 1e-12)
             assert got.moments[2:] == want.moments[2:]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_gpu_keeps_what_a_tensor_held_when_it_was_added() -> None:
+    sketcher = Sketcher()
+    tensors = [_noise(index, 3, 500 + 400 * index).cuda() for index in range(5)]
+    wanted = [fingerprint(tensor.cpu()) for tensor in tensors]
+    for tensor in tensors:
+        sketcher.add(tensor)
+        tensor.zero_()
+    for got, want in zip(sketcher.finish(), wanted, strict=True):
+        assert sketch_distance(got, want) < 1e-12 and got.moments[2:] == want.moments[2:]
