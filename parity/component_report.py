@@ -16,13 +16,13 @@ from .dtypes import Regions, audit_dtypes
 from .facts import sha256
 from .healing import Excuse, find_excuse
 from .honesty import PARTIAL, compared_share, judge_conduct, judge_files, judge_outputs, judge_weights, moved
+from .items import Item, items
 from .job import Job
 from .metrics import Distance, distance
 from .observe import Observation
 from .outputs import read_outputs
 from .pairing import Pair, coverage, pair_modules
 from .proof import Link, Proof
-from .side import Item, items
 from .tables import first_difference, table_names
 from .trace import Trace
 from .verdict import (

@@ -21,6 +21,7 @@ from .children import Child
 from .errors import ParityError
 from .handover import announce
 from .honesty import moved
+from .items import Item
 from .job import Job
 from .lab import ask
 from .local_faults import Fault, deaf, fold, handed_wrong, in_another_order, local_faults, with_repeats
@@ -29,7 +30,6 @@ from .outputs import read_outputs
 from .pairing import Pair
 from .passing import Where
 from .proof import Link
-from .side import Item
 from .trace import Call, Trace
 from .uncalled import idle_module, places_for
 from .verdict import BOUNDARY_PASS, FLOOR, OUTPUT_PASS

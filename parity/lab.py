@@ -20,11 +20,12 @@ from safetensors.torch import load_file, save_file
 from .arguments import exchanged
 from .errors import ParityError
 from .handover import announce, await_file
+from .items import Item
 from .job import Job
 from .leaves import leaves, swap_leaf
 from .passing import Forcer, Keeper, Kept, Where, passing
 from .pool import first_tensor
-from .side import Item, Runner, open_side
+from .runner import Runner, open_side
 from .tracing import tracing
 from .trials import search
 

@@ -12,12 +12,12 @@ import torch
 
 from .audit import stands_on
 from .honesty import IMPRECISE, judge_conduct, judge_files
+from .items import Item, items
 from .job import Job
 from .metrics import distance
 from .pipeline_judge import Row, check_places, largest, latents_after, rows_of, stage_rows, step_rows
 from .pipeline_record import STAGES, Place
 from .pipeline_side import CONTROL, EXACT, FORCED, FREE, REFERENCE, SELF_TESTS, read_places
-from .side import Item, items
 from .sides import Sides, run_sides
 from .verdict import OUTPUT_FAIL, OUTPUT_PASS, PRECISION_LIMIT, Finding, Verdict, worst
 
