@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from .pairing import Pair
+from .passing import Where
 from .sketch import Fingerprint, same_values_in_any_order, sketch_distance
 from .trace import Call, Trace
 from .verdict import BOUNDARY_FAIL, BOUNDARY_PASS, UNIT, ratio
@@ -93,6 +94,13 @@ class Comparison:
             return 0.0
         official, reference = self.official.tensors[twin], self.reference.tensors[index]
         return sketch_distance(official, reference) if official.elements == reference.elements else 0.0
+
+    def own_error(self, module: str, occurrence: int, where: Where) -> float:
+        """The official model's own rounding where a call of the port is handed its inputs, or returns."""
+        call = self.reference_calls.get((self.pairs[module].official, occurrence))
+        if call is None:
+            return 0.0
+        return max((self.reference_error(index) for _, index in getattr(call, where)), default=0.0)
 
     def errors(self, port_index: int, reference_index: int) -> tuple[float, float, bool] | None:
         """``(port error, reference error, layout)``; none when the two cannot be compared."""

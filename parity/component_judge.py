@@ -7,11 +7,13 @@ from typing import Any
 from .blame import Culprit, weights_culprit
 from .component_report import Report
 from .curve import curve
-from .diagnose import diagnose, last_trials, partners
+from .diagnose import diagnose
 from .errors import ParityError
+from .experiments import partners
 from .healing import Excuse, looked_past
 from .job import Job
 from .other_causes import dtype_culprit
+from .repairs import last_trials
 from .returned import returned_instead
 from .sides import Sides, run_again
 from .uncalled import never_called
