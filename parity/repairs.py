@@ -19,7 +19,7 @@ from .pairing import Pair
 from .passing import Where
 from .trace import Call, Trace
 from .uncalled import idle_module, places_for
-from .verdict import BOUNDARY_PASS, FLOOR, OUTPUT_PASS
+from .verdict import BOUNDARY_PASS, FLOOR, OUTPUT_PASS, severity
 
 _MOST_PLACES = 12
 
@@ -108,7 +108,7 @@ def _apart(outputs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Ten
         distance(mine, theirs).relative_l2 if mine is not None and mine.shape == theirs.shape else math.inf
         for mine, theirs in alike
     ]
-    return max((math.inf if math.isnan(error) else error for error in errors), default=math.inf)
+    return max((severity(error) for error in errors), default=math.inf)
 
 
 def _measurable(experiments: Experiments, comparison: Comparison, fault: Fault) -> tuple[str, int, Where] | None:
