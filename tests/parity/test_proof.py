@@ -333,7 +333,7 @@ def test_official_tensors_left_out_on_purpose_are_listed_and_a_false_declaration
 
 def test_files_are_read_one_tensor_at_a_time_and_broken_ones_named(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
-    values = FileTensors({"a": tmp_path / "model.safetensors", "b": tmp_path / "absent.safetensors"})
+    values = FileTensors({"a": (tmp_path / "model.safetensors", "a"), "b": (tmp_path / "absent.safetensors", "b")})
     assert list(values) == ["a", "b"] and torch.equal(values["a"], torch.ones(2))
     with pytest.raises(ParityError, match="cannot be read"):
         values["b"]
