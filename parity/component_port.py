@@ -13,7 +13,8 @@ from .component_runner import ComponentRunner
 from .handover import await_file
 from .healing import healing
 from .mapping import plan
-from .proof import Proof, prove
+from .proof import Proof
+from .prove import prove
 from .sensitivity import input_names, perturb_weights, responses
 from .weights import Entry, tensors_of_model
 

@@ -16,9 +16,9 @@ from .honesty import judge_conduct, judge_files, judge_outputs, judge_weights
 from .items import Item
 from .job import Job
 from .output_judge import judge_control, judge_output, match_outputs
+from .perturbation_judge import inputs_ignored, self_test
 from .precision import precision, precision_finding
 from .proof import Proof
-from .self_test import inputs_ignored, self_test
 from .tables import first_difference, table_names
 from .trace import Trace
 from .verdict import (

@@ -20,7 +20,8 @@ from .fit import misfit
 from .headers import Headers, read_headers
 from .job import Job
 from .mapping import Finding, plan
-from .proof import Proof, prove
+from .proof import Proof
+from .prove import prove
 from .runner import Runner, open_side
 from .weights import Entry, FileTensors, entries_of_model, tensors_of_model
 

@@ -10,7 +10,8 @@ import torch
 from fastvideo_port.parity.errors import ParityError
 from fastvideo_port.parity.mapping import plan
 from fastvideo_port.parity.mapping_job import left_on_meta
-from fastvideo_port.parity.proof import Proof, prove
+from fastvideo_port.parity.proof import Proof
+from fastvideo_port.parity.prove import prove
 from fastvideo_port.parity.weights import FileTensors, entry, tensors_of_model
 from safetensors.torch import save_file
 
