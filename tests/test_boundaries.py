@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,14 @@ def test_the_circle_check_turns_red(tmp_path: Path) -> None:
     (tmp_path / "b.py").write_text("def f():\n    from .c import y", encoding="utf-8")
     (tmp_path / "c.py").write_text("from . import a", encoding="utf-8")
     assert set(circle(sorted(tmp_path.glob("*.py")))) == {"a", "b", "c"}
+
+
+def test_the_map_of_the_engine_names_modules_that_exist() -> None:
+    text = (ROOT / "parity" / "__init__.py").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", text))
+    there = {path.stem for path in modules("parity")}
+    assert named and named - there == set()
+    assert {name for name in there if name.endswith("_job")} - named == set()
 
 
 def import_all(rooms: list[str], blocked: list[str]) -> subprocess.CompletedProcess[str]:
