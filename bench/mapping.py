@@ -162,7 +162,7 @@ def main() -> None:
 
 
 def _values(folder: Path, gib: float) -> None:
-    from _pairs_parity import headers, mapping, proof, weights  # type: ignore[import-not-found]
+    from _pairs_parity import headers, mapping, prove, weights  # type: ignore[import-not-found]
 
     _, port = checkpoint(folder, gib)
     official = headers.read_headers(folder)
@@ -178,7 +178,7 @@ def _values(folder: Path, gib: float) -> None:
             port["layers.1.o.weight"] = port["layers.1.o.weight"].t().contiguous()
         started = time.perf_counter()
         with Peak() as peak:
-            found = proof.prove(official.entries, port, planned, values, asked=torch.bfloat16)
+            found = prove.prove(official.entries, port, planned, values, asked=torch.bfloat16)
         seconds = time.perf_counter() - started
         codes = sorted({item.code for item in found.findings}) or "no finding"
         print(  # noqa: T201

@@ -106,12 +106,16 @@ def _in_environment(path: Path, root: Path) -> bool:
     return any(prefix.is_relative_to(root) and path.is_relative_to(prefix) for prefix in prefixes - {root})
 
 
-def all_sources() -> list[str]:
-    """Every Python source file that this process has imported, and the data that it read, as absolute paths."""
+def sources_outside_engine() -> list[str]:
+    """Every Python source file that this process has imported, and the data that it read, as absolute paths.
+
+    Without this engine's own files, which the key of a kept reference names for themselves.
+    """
     folders: dict[str, str] = {}
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     sources = {_real(str(file), folders) for file in files if file and str(file).endswith(".py")}
-    return sorted(sources | set(watched.opened()))
+    here = str(Path(__file__).parent)
+    return sorted(path for path in sources | set(watched.opened()) if not path.startswith(here))
 
 
 def _real(file: str, folders: dict[str, str]) -> str:

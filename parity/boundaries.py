@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from .pairing import Pair
+from .passing import Where
 from .sketch import Fingerprint, same_values_in_any_order, sketch_distance
 from .trace import Call, Trace
-from .verdict import BOUNDARY_FAIL, BOUNDARY_PASS, UNIT, ratio
+from .verdict import BOUNDARY_FAIL, BOUNDARY_PASS, UNIT, ratio, severity
 
 _LAYOUT_TOLERANCE = 1e-6
 _REORDERED = 0.1
@@ -93,6 +94,13 @@ class Comparison:
             return 0.0
         official, reference = self.official.tensors[twin], self.reference.tensors[index]
         return sketch_distance(official, reference) if official.elements == reference.elements else 0.0
+
+    def own_error(self, module: str, occurrence: int, where: Where) -> float:
+        """The official model's own rounding where a call of the port is handed its inputs, or returns."""
+        call = self.reference_calls.get((self.pairs[module].official, occurrence))
+        if call is None:
+            return 0.0
+        return max((self.reference_error(index) for _, index in getattr(call, where)), default=0.0)
 
     def errors(self, port_index: int, reference_index: int) -> tuple[float, float, bool] | None:
         """``(port error, reference error, layout)``; none when the two cannot be compared."""
@@ -207,7 +215,7 @@ class Comparison:
                 measured.append((ratio(errors[0], errors[1]), *errors))
         if not measured:
             return None
-        worst = max(measured, key=lambda row: math.inf if math.isnan(row[0]) else row[0])
+        worst = max(measured, key=lambda row: severity(row[0]))
         return Boundary(index, call.module, pair.official, *worst, bias=max(biases))
 
     def _outputs(self, call: Call, other: Call) -> list[tuple[int, int]]:
@@ -222,7 +230,7 @@ class Comparison:
         for index in theirs:
             errors = {a: result[0] for a in mine if (result := self.errors(a, index)) is not None}
             if errors:
-                found.append((min(errors, key=lambda a: math.inf if math.isnan(errors[a]) else errors[a]), index))
+                found.append((min(errors, key=lambda a: severity(errors[a])), index))
         return found[: len(mine)] if len(mine) < len(theirs) else found
 
     def explained(self, index: int) -> int | None:

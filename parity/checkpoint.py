@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-
-from .errors import ParityError
 from .headers import read_header
 from .mapping import Finding
 from .weights import Entry
@@ -64,35 +58,3 @@ def read_checkpoint(root: Path) -> Checkpoint:
             found.entries[full] = replace(item, name=full)
             found.homes[full] = (path, name)
     return found
-
-
-class CheckpointTensors(Mapping[str, torch.Tensor]):
-    """The tensors of a checkpoint, memory-mapped when they are asked for and not kept.
-
-    Raises:
-        ParityError: (On access.) A file cannot be read.
-    """
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._homes = checkpoint.homes
-        self._open: dict[Path, Any] = {}
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        path, key = self._homes[name]
-        try:
-            if path not in self._open:
-                self._open[path] = safe_open(path, framework="pt", device="cpu")
-            tensor: torch.Tensor = self._open[path].get_tensor(key)
-        except (SafetensorError, OSError, RuntimeError, AttributeError) as error:
-            raise ParityError(
-                "A weights file cannot be read.",
-                seen=f"{path}: {key!r}: {error}",
-                fix="Fetch the weights again; a truncated download, or a dtype that this torch lacks, is the cause.",
-            ) from error
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._homes)
-
-    def __len__(self) -> int:
-        return len(self._homes)

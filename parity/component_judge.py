@@ -7,11 +7,13 @@ from typing import Any
 from .blame import Culprit, weights_culprit
 from .component_report import Report
 from .curve import curve
-from .diagnose import diagnose, last_trials, partners
+from .diagnose import diagnose
 from .errors import ParityError
+from .experiments import partners
 from .healing import Excuse, looked_past
 from .job import Job
 from .other_causes import dtype_culprit
+from .repairs import last_trials
 from .returned import returned_instead
 from .sides import Sides, run_again
 from .uncalled import never_called
@@ -24,8 +26,12 @@ def judge_sides(spec: dict[str, Any], job: Job, sides: Sides, steps: int) -> dic
     excuses: list[Excuse] = []
     report = Report(spec, job, sides.official, sides.port)
     value = report.build()
-    while value["verdict"] in ("fail", "investigate") and report.excuse is not None and len(excuses) < _MOST_EXCUSES:
-        excuses.append(report.excuse)
+    while (
+        value["verdict"] in ("fail", "investigate")
+        and report.inside.excuse is not None
+        and len(excuses) < _MOST_EXCUSES
+    ):
+        excuses.append(report.inside.excuse)
         job.progress(steps - 1, steps, f"looking past the float32 rounding at {excuses[-1].port}")
         healed = run_again(spec, job, steps, excuses)
         report = Report(spec, job, sides.official, sides.port, excuses, healed)
@@ -36,7 +42,7 @@ def judge_sides(spec: dict[str, Any], job: Job, sides: Sides, steps: int) -> dic
 def _curve(report: Report, value: dict[str, Any]) -> dict[str, Any]:
     """Errors along the forward of the input that fails with the fewest numbers, or of the first."""
     item = report.simplest_failing(value["cases"]) or report.items[0]
-    return {"case": item.case, "seed": item.seed, "rows": curve(report.compared.get(item.key, []))}
+    return {"case": item.case, "seed": item.seed, "rows": curve(report.inside.compared.get(item.key, []))}
 
 
 def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -49,12 +55,12 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
     if weights is not None:
         return {**found, **_only(weights)}
     item = report.simplest_failing(value["cases"])
-    if item is None or not spec.get("diagnose", True) or not report.pairs:
+    if item is None or not spec.get("diagnose", True) or not report.inside.pairs:
         narrower = dtype_culprit(value, report.port_trace()) if not found["culprits"] else None
         return {**found, **_only(narrower)} if narrower else found
-    port, (mine, theirs) = report.trace("port", item, "float32"), report.float32_outputs(item)
-    other = returned_instead(port, report.pairs, mine, theirs)
-    partner = partners(report.pairs, report.mispaired)
+    port, (mine, theirs) = report.results.trace("port", item, "float32"), report.results.float32_outputs(item)
+    other = returned_instead(port, report.inside.pairs, mine, theirs)
+    partner = partners(report.inside.pairs, report.inside.mispaired)
     if other is not None:
         trials = [other.trial] if spec.get("trials") else []
         if trials and not other.culprit.module:
@@ -67,11 +73,11 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
             spec,
             job,
             item,
-            report.pairs,
-            report.links,
+            report.inside.pairs,
+            report.proof.links,
             partner,
             excused,
-            lambda outputs: report.worst_ratio(item, outputs),
+            lambda outputs: report.results.worst_ratio(item, outputs),
             blamed=value["culprit"],
             with_trials=bool(spec.get("trials")),
         )
@@ -80,7 +86,7 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
     if diagnosis.culprits and (diagnosis.confirmed or not found["culprits"]):
         found["culprits"] = [culprit.to_json() for culprit in diagnosis.culprits]
     if not diagnosis.confirmed:
-        uncalled = never_called(port, report.trace("official", item, "float32"), report.pairs)
+        uncalled = never_called(port, report.results.trace("official", item, "float32"), report.inside.pairs)
         if uncalled is not None:
             found.update(_only(uncalled))
     return {

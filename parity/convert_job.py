@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .checkpoint import Checkpoint, CheckpointTensors, read_checkpoint
+from .checkpoint import Checkpoint, read_checkpoint
 from .convert_layout import digest_of, layout_findings, stamp
 from .convert_proof import ConversionProof, prove_plan
 from .convert_rules import ConversionPlan, Output, plan_conversion, read_convert_rules
@@ -27,6 +27,7 @@ from .convert_write import SHARD_BYTES, write_component
 from .errors import ParityError
 from .job import Job
 from .mapping import Finding
+from .weights import FileTensors
 
 STAGING = ".converting-"
 REJECTED = ".rejected"
@@ -96,7 +97,7 @@ def _convert(
     spec: dict[str, Any], job: Job, before: Checkpoint, source: Path, staging: Path
 ) -> tuple[dict[str, Any], ConversionPlan]:
     """Write into ``staging`` and prove; the proof as JSON with ``digests`` of the files as far as they are known."""
-    values = CheckpointTensors(before)
+    values = FileTensors(before.homes)
     rules = read_convert_rules(spec["rules"]) if spec.get("rules") else []
     plan = plan_conversion([rule for rule in rules if not spec.get("script") or rule.drop], before.entries)
     digests: dict[str, str] = {}
@@ -113,7 +114,7 @@ def _convert(
         digests = _write(spec, plan, before, values, staging, job)
     written_stamp = stamp(staging)  # before anything is read back: what changes later is not what was proven
     after = read_checkpoint(staging)
-    written = CheckpointTensors(after)
+    written = FileTensors(after.homes)
     with torch.no_grad():
         if spec.get("script"):
             job.progress(0, None, "looking for every source tensor by its values")
@@ -142,7 +143,7 @@ def _write(
     spec: dict[str, Any],
     plan: ConversionPlan,
     before: Checkpoint,
-    values: CheckpointTensors,
+    values: FileTensors,
     staging: Path,
     job: Job,
 ) -> dict[str, str]:

@@ -14,7 +14,8 @@ import torch
 from .errors import ParityError
 from .facts import gpu_facts, sha256
 from .frame_checks import SideStatistics
-from .frames import FrameFacts, open_frames
+from .frame_reader import FrameFacts
+from .frames import open_frames
 from .job import Job
 from .media import MediaFile, Written, choose, look, snapshot, written
 from .script_run import ScriptRun, run_script

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 _JOBS = ("component_parity", "locate", "pipeline_parity")
-_BEFORE = ("side", "component_judge")
+_BEFORE = ("component_side", "component_judge")
 _TICK_S = 0.02
 
 current: ForkServer | None = None

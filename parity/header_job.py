@@ -13,9 +13,9 @@ from .fit import misfit
 from .headers import read_headers
 from .job import Job
 from .mapping import Plan, plan
-from .mapping_job import DERIVED, half_built, mapping_result, rules_of, unused_names
+from .mapping_job import DERIVED, half_built, mapping_result, rules_of
 from .proof import Proof
-from .side import open_side
+from .runner import open_side
 from .weights import tensors_of_model
 
 
@@ -48,7 +48,7 @@ def header_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
                 planned,
                 refused=refused,
                 buffers={name for name, _ in model.named_buffers()},
-                unused=unused_names(runner, names),
+                unused=runner.unused_among(names),
             )
         if proof is not None and refused and not _names_one(whole, proof, planned):
             proof, why = None, f"the loader's message names none of the tensors that do not fit: {refused}"

@@ -31,12 +31,12 @@ class Headers:
 
     Attributes:
         entries: By name; without digests.
-        homes: The file of each name; of two files with one key the last, as for FastVideo's loaders.
+        homes: The file of each name and its name there; of two files with one key the last, as FastVideo's loaders do.
         findings: What is wrong with the files.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
-    homes: dict[str, Path] = field(default_factory=dict)
+    homes: dict[str, tuple[Path, str]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -104,9 +104,9 @@ def read_headers(folder: Path) -> Headers:
         rows = read_header(path)
         holds[path.name] = set(rows)
         for name in rows.keys() & found.homes.keys():
-            twice.setdefault((found.homes[name].name, path.name), []).append(name)
+            twice.setdefault((found.homes[name][0].name, path.name), []).append(name)
         found.entries.update(rows)
-        found.homes.update(dict.fromkeys(rows, path))
+        found.homes.update({name: (path, name) for name in rows})
     for (first, second), names in twice.items():
         message = (
             f"{len(names)} keys, {sorted(names)[0]!r} first, are in {first} and in {second}; "

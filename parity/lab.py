@@ -3,14 +3,12 @@
 The official side runs once more and keeps all that passes between its modules (the captured tensors). In float64 it
 then runs with these tensors forced upon it: each module alone, from the inputs that the float32 model gave it. The port
 runs with the same tensors forced upon it, so that every error that its trace shows was made right there: none is
-inherited. Further experiments are asked for through files (`ask` and `_serve`), since the model stays loaded.
+inherited. Further experiments are asked for through files (`lab_requests`), since the model stays loaded.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,18 @@ from safetensors.torch import load_file, save_file
 from .arguments import exchanged
 from .errors import ParityError
 from .handover import announce, await_file
+from .items import Item
 from .job import Job
+from .lab_requests import serve
 from .leaves import leaves, swap_leaf
 from .passing import Forcer, Keeper, Kept, Where, passing
 from .pool import first_tensor
-from .side import Item, Runner, open_side
+from .runner import Runner, open_side
 from .tracing import tracing
 from .trials import search
 
 CAPTURE_LIMIT = 4 << 30
 """Bytes of official tensors that are kept; a case that makes more is not taken apart."""
-_IDLE_S = 900.0
 
 
 def _item(runner: Runner, key: str) -> Item:
@@ -68,7 +67,7 @@ def lab_official(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the port's process needs the room
     announce(runner.shared / "official.0.reply", {})
-    answered = _serve(runner.shared, "official", {"inject": _Injected(runner, item).inject})
+    answered = serve(runner.shared, "official", {"inject": _Injected(runner, item).inject})
     return {"complete": True, "kind": kind, "answered": answered}
 
 
@@ -103,7 +102,7 @@ def lab_port(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     lab.forced_trace()
     announce(runner.shared / "lab.0.reply", {})
     return {
-        "answered": _serve(
+        "answered": serve(
             runner.shared,
             "lab",
             {
@@ -184,46 +183,3 @@ class _Lab:
             request = {**request, "outputs": load_file(request["outputs"])}
         with torch.no_grad():
             return search(self.model, self._run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
-
-
-def ask(
-    shared: Path, number: int, action: str, request: dict[str, Any], alive: Callable[[], bool], side: str = "lab"
-) -> dict[str, Any]:
-    """Have a process do one experiment and return its answer; an ``error`` when the process is gone.
-
-    Args:
-        shared: Folder of the exchange.
-        number: Counted from 1; 0 only waits for the process to be ready.
-        action: ``keep``, ``heal``, ``arguments``, ``through``, ``trials`` (port), ``inject`` (official side), ``stop``.
-        request: Arguments of the action.
-        alive: Whether the process still runs.
-        side: ``lab`` is the port's process, ``official`` the other.
-    """
-    if number:
-        announce(shared / f"{side}.{number}.request", {"action": action, "request": request})
-    reply = shared / f"{side}.{number}.reply"
-    while not reply.exists():
-        if not alive():
-            return json.loads(reply.read_text()) if reply.exists() else {"error": "the process ended"}
-        time.sleep(0.02)
-    answer: dict[str, Any] = json.loads(reply.read_text())
-    return answer
-
-
-def _serve(shared: Path, side: str, actions: dict[str, Callable[[dict[str, Any]], dict[str, Any]]]) -> int:
-    number, since = 1, time.monotonic()
-    while time.monotonic() - since < _IDLE_S:
-        path = shared / f"{side}.{number}.request"
-        if not path.exists():
-            time.sleep(0.02)
-            continue
-        document = json.loads(path.read_text())
-        if document["action"] == "stop":
-            break
-        try:
-            answer = actions[document["action"]](document["request"])
-        except (ParityError, RuntimeError, ValueError, TypeError, IndexError) as error:
-            answer = {"error": f"{type(error).__name__}: {error}"[:500]}
-        announce(shared / f"{side}.{number}.reply", answer)
-        number, since = number + 1, time.monotonic()
-    return number - 1

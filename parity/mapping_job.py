@@ -20,8 +20,9 @@ from .fit import misfit
 from .headers import Headers, read_headers
 from .job import Job
 from .mapping import Finding, plan
-from .proof import Proof, prove
-from .side import Runner, open_side
+from .proof import Proof
+from .prove import prove
+from .runner import Runner, open_side
 from .weights import Entry, FileTensors, entries_of_model, tensors_of_model
 
 DERIVED = ("position_ids", "inv_freq", "num_batches_tracked", "_extra_state")
@@ -114,7 +115,7 @@ def mapping_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     planned = plan(rules, names) if rules is not None else None
     tensors = tensors_of_model(model) if model is not None else {}
     buffers = {name for name, _ in model.named_buffers()} if model is not None else set()
-    unused = unused_names(runner, names)
+    unused = runner.unused_among(names)
     if problem is None:
         with torch.no_grad():
             proof = prove(kept, tensors, planned, values, asked=asked, buffers=buffers, unused=unused)
@@ -154,12 +155,6 @@ def _load(
             problem = error
     assert problem is not None
     return half_built(problem.__cause__, port_class), torch.float32, problem
-
-
-def unused_names(runner: Runner, names: list[str]) -> set[str]:
-    """Official names that the adapter declares to be left out on purpose."""
-    patterns = runner.unused()
-    return {name for name in names if any(re.match(pattern, name) for pattern in patterns)}
 
 
 def left_on_meta(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> list[Finding]:

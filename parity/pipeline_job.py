@@ -12,14 +12,14 @@ import torch
 
 from .audit import stands_on
 from .honesty import IMPRECISE, judge_conduct, judge_files
+from .items import Item, items
 from .job import Job
 from .metrics import distance
 from .pipeline_judge import Row, check_places, largest, latents_after, rows_of, stage_rows, step_rows
 from .pipeline_record import STAGES, Place
 from .pipeline_side import CONTROL, EXACT, FORCED, FREE, REFERENCE, SELF_TESTS, read_places
-from .side import Item, items
 from .sides import Sides, run_sides
-from .verdict import OUTPUT_FAIL, OUTPUT_PASS, PRECISION_LIMIT, Finding, Verdict, worst
+from .verdict import OUTPUT_FAIL, OUTPUT_PASS, PRECISION_LIMIT, Findings, Verdict, severity, worst
 
 _STEPS = 4
 Tensors = Mapping[Place, torch.Tensor]
@@ -58,7 +58,8 @@ class _Report:
         self.items = items(self.official["cases"], spec["seeds"])
         self.whole = [item for item in self.items if self.goes_through(item) == STAGES]
         self.narrow = [name for name in spec["dtypes"] if name != "float32"]
-        self.findings: list[Finding] = []
+        self.findings = Findings()
+        self.say = self.findings.say
         self.stages: dict[str, dict[str, Any]] = {}
 
     def goes_through(self, item: Item) -> tuple[str, ...]:
@@ -88,11 +89,6 @@ class _Report:
             "depends_on": stands_on(self.official, self.port, self.spec),
             "bands": {"stage": [OUTPUT_PASS, OUTPUT_FAIL], "precision": PRECISION_LIMIT},
         }
-
-    def say(self, code: str, verdict: Verdict, message: str) -> None:
-        finding = Finding(code, verdict, message)
-        if finding not in self.findings:
-            self.findings.append(finding)
 
     def honesty(self) -> None:
         """Ways to pass without having been tested."""
@@ -319,7 +315,7 @@ def _flat(tensor: torch.Tensor) -> bool:
 def _rank(row: dict[str, Any]) -> tuple[int, float]:
     order = ("pass", "investigate", "inconclusive", "fail", "error")
     value = float(row["logic_ratio"])
-    return order.index(row["verdict"]), math.inf if math.isnan(value) else value
+    return order.index(row["verdict"]), severity(value)
 
 
 def _final(row: Row | None) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from .healing import EXCUSABLE
 from .metrics import distance
 from .pipeline_record import Place
 from .tables import first_difference
-from .verdict import BOUNDARY_FAIL, OUTPUT_FAIL, OUTPUT_PASS, PRECISION_LIMIT, Verdict, judge, ratio, worst
+from .verdict import BOUNDARY_FAIL, OUTPUT_FAIL, OUTPUT_PASS, PRECISION_LIMIT, Verdict, judge, ratio, severity, worst
 
 Tensors = Mapping[Place, torch.Tensor]
 Say = Callable[[str, Verdict, str], None]
@@ -109,7 +109,7 @@ def _unequal(place: Place, why: str) -> Row:
 
 def largest(rows: list[Row]) -> Row | None:
     """The row with the largest ratio; NaN is larger than anything."""
-    return max(rows, key=lambda row: math.inf if math.isnan(row.ratio) else row.ratio, default=None)
+    return max(rows, key=lambda row: severity(row.ratio), default=None)
 
 
 def check_places(port: Tensors, official: Tensors, stages: Iterable[str], where: str, say: Say) -> None:

@@ -14,7 +14,6 @@ from . import collecting
 from .adapter import Side
 from .attention import one_backend
 from .audit import (
-    all_sources,
     attention_classes,
     data_read,
     environment,
@@ -22,19 +21,24 @@ from .audit import (
     foreign_code,
     imported_files,
     reset_flags,
+    sources_outside_engine,
 )
 from .context import Context
 from .errors import ParityError
 from .facts import sha256
 from .handover import announce, await_file
+from .inputs import make_inputs
+from .items import Item
 from .job import Job
 from .leaves import leaves
 from .lift import lifted
 from .observe import switches
 from .patches import ask_for
+from .perturbation import PERTURBATION
 from .pipeline_parts import Parts
 from .pipeline_record import STAGES, PipelineContext, Place, Recorder, noisy, stages_of
-from .side import PERTURBATION, Item, Runner, make_inputs, prepare
+from .runner import Runner
+from .side_process import prepare
 
 FREE, FORCED, CONTROL, REFERENCE, EXACT = "free", "forced", "control", "reference", "exact"
 SELF_TESTS = {"initial latents": "test-latents", "weights": "test-weights"}
@@ -216,7 +220,6 @@ def run_official(runner: PipelineRunner) -> dict[str, Any]:
     del pipeline
     _production(runner)
     repo = runner.spec.get("official_repo")
-    here = str(Path(__file__).parent)
     return {
         **runner.report(),
         "cases": list(runner.cases),
@@ -226,7 +229,7 @@ def run_official(runner: PipelineRunner) -> dict[str, Any]:
         "reference": reference,
         "files": imported_files(Path(repo)) if repo else {},
         "data": data_read(runner.spec, "official"),
-        "sources": [path for path in all_sources() if not path.startswith(here)],
+        "sources": sources_outside_engine(),
     }
 
 
@@ -338,5 +341,4 @@ def _perturb_models(models: torch.nn.Module) -> list[torch.Tensor]:
 def run_pipeline_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     """Job of a side's process in pipeline parity."""
     runner = PipelineRunner(spec, spec["side"], job, prepare(spec, spec["side"]))
-    value = run_official(runner) if spec["side"] == "official" else run_port(runner)
-    return value
+    return run_official(runner) if spec["side"] == "official" else run_port(runner)

@@ -17,7 +17,7 @@ from .facts import sha256
 from .job import Job
 from .patches import apply_patches
 from .scheduler_drive import Driver, Walk, add_noise
-from .side import single_process_environment
+from .side_process import single_process_environment
 
 Tensors = dict[str, torch.Tensor]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .frames import Frames
+from .frame_reader import Frames
 
 SHOWN = 12
 _KEPT = 2 * SHOWN

@@ -20,7 +20,7 @@ from .errors import ParityError
 from .headers import read_headers
 from .job import Job
 from .patches import apply_patches
-from .side import single_process_environment
+from .side_process import single_process_environment
 
 _METHODS = ("forward", "encode", "decode", "set_timesteps", "step", "__call__")
 _MOST_TENSORS = 20000

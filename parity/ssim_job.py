@@ -18,7 +18,8 @@ import torch
 
 from .errors import ParityError
 from .frame_checks import SideStatistics, time_shift
-from .frames import FrameReader, Frames, open_frames
+from .frame_reader import FrameReader, Frames
+from .frames import open_frames
 from .job import Job
 from .ssim import METRICS, Metric, Scorer, check_size
 from .ssim_pictures import FramePair, contact_sheet, score_plot

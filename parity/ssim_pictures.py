@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .frames import Frames
+from .frame_reader import Frames
 
 GAIN = 8
 _PANE_WIDTH = 480

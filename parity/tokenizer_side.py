@@ -16,7 +16,7 @@ from .context import Context
 from .errors import ParityError
 from .job import Job
 from .patches import apply_patches
-from .side import single_process_environment
+from .side_process import single_process_environment
 from .tokenizer_prompts import BATCH, PROMPTS, TRANSFORMS
 
 Answer = dict[str, Any]

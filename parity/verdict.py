@@ -56,6 +56,16 @@ class Finding:
         return asdict(self)
 
 
+class Findings(list[Finding]):
+    """The findings of one comparison, in the order in which they were made."""
+
+    def say(self, code: str, verdict: Verdict, message: str) -> None:
+        """Add a finding unless it is there."""
+        finding = Finding(code, verdict, message)
+        if finding not in self:
+            self.append(finding)
+
+
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """The most serious of several verdicts; ``inconclusive`` when there are none."""
     ranked = sorted(verdicts, key=_ORDER.index)
@@ -67,6 +77,11 @@ def ratio(port_error: float, reference_error: float) -> float:
     if math.isnan(port_error) or math.isnan(reference_error):
         return math.nan
     return port_error / max(reference_error, FLOOR)
+
+
+def severity(value: float) -> float:
+    """A ratio or an error as it counts when the worst is looked for: NaN is beyond every number."""
+    return math.inf if math.isnan(value) else value
 
 
 def judge(value: float, passes: float, fails: float) -> Verdict:

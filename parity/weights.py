@@ -84,27 +84,27 @@ class FileTensors(Mapping[str, torch.Tensor]):
     """The tensors of safetensors files, each read (memory-mapped) when it is asked for and not kept.
 
     Args:
-        homes: Name -> the file that holds it.
+        homes: Name -> the file that holds it, and its name there.
 
     Raises:
-        ParityError: (On access.) A file is not a readable safetensors file.
+        ParityError: (On access.) A file is no readable safetensors file, or torch lacks the tensor's dtype.
     """
 
-    def __init__(self, homes: Mapping[str, Path]) -> None:
+    def __init__(self, homes: Mapping[str, tuple[Path, str]]) -> None:
         self._homes = homes
         self._open: dict[Path, Any] = {}
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        path = self._homes[name]
+        path, key = self._homes[name]
         try:
             if path not in self._open:
                 self._open[path] = safe_open(path, framework="pt", device="cpu")
-            tensor: torch.Tensor = self._open[path].get_tensor(name)
-        except (SafetensorError, OSError) as error:
+            tensor: torch.Tensor = self._open[path].get_tensor(key)
+        except (SafetensorError, OSError, RuntimeError, AttributeError) as error:
             raise ParityError(
                 "A weights file cannot be read.",
-                seen=f"{path}: {error}",
-                fix="Fetch the weights again; a truncated download is the usual cause.",
+                seen=f"{path}: {key!r}: {error}",
+                fix="Fetch the weights again; a truncated download, or a dtype that this torch lacks, is the cause.",
             ) from error
         return tensor
 

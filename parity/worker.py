@@ -33,7 +33,7 @@ JOBS = {
     "tokenizer_side": "tokenizer_side:tokenizer_side",
     "signatures": "signature_job:signatures",
     "signature_side": "signature_job:signature_side",
-    "side": "side:run_side",
+    "side": "component_side:run_side",
     "pipeline_parity": "pipeline_job:pipeline_parity",
     "pipeline_side": "pipeline_side:run_pipeline_side",
     "lab_official": "lab:lab_official",

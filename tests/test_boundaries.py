@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -125,6 +127,43 @@ def test_the_arrow_check_turns_red(room: str, source: str, tmp_path: Path, monke
     path.write_text(source, encoding="utf-8")
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     assert len(violations(room, [path])) == 1
+
+
+def circle(paths: list[Path]) -> list[str]:
+    """Modules of one folder that import each other in a circle, wherever in their code; empty when there is none.
+
+    What imports CUDA kernels does so on first use, and they take its constants: imports of them do not count.
+    """
+    names = {path.stem for path in paths}
+    kernels = {Path(path).stem for path in ONLY_WITH_CUDA}
+    graph = {
+        path.stem: {name for _, level, name in imports(path) if level == 1 and name in names - kernels}
+        for path in paths
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_module_of_the_engine_imports_itself_through_others() -> None:
+    assert circle(modules("parity")) == []
+
+
+def test_the_circle_check_turns_red(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("from .b import x", encoding="utf-8")
+    (tmp_path / "b.py").write_text("def f():\n    from .c import y", encoding="utf-8")
+    (tmp_path / "c.py").write_text("from . import a", encoding="utf-8")
+    assert set(circle(sorted(tmp_path.glob("*.py")))) == {"a", "b", "c"}
+
+
+def test_the_map_of_the_engine_names_modules_that_exist() -> None:
+    text = (ROOT / "parity" / "__init__.py").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", text))
+    there = {path.stem for path in modules("parity")}
+    assert named and named - there == set()
+    assert {name for name in there if name.endswith("_job")} - named == set()
 
 
 def import_all(rooms: list[str], blocked: list[str]) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ import torch
 from fastvideo_port.parity.blame import Culprit, find_culprit
 from fastvideo_port.parity.boundaries import Boundary, Comparison
 from fastvideo_port.parity.pairing import pair_modules
-from fastvideo_port.parity.proof import prove
+from fastvideo_port.parity.prove import prove
 from fastvideo_port.parity.trace import Trace
 from fastvideo_port.parity.tracing import tracing
 from fastvideo_port.parity.weights import entries_of_model, tensors_of_model

@@ -327,16 +327,16 @@ def call_official(model, inputs, ctx):
     "the process ended": Cheat("ended without a result", call("port", "import os", "os._exit(0)")),
     # The engine itself
     "the self-test made easy": Cheat(
-        "engine-changed", 'import sys\nsys.modules["_fastvideo_port_parity.side"].PERTURBATION = 1e3\n'
+        "engine-changed", 'import sys\nsys.modules["_fastvideo_port_parity.perturbation"].PERTURBATION = 1e3\n'
     ),
     "what saves the outputs replaced": Cheat(
         "engine-changed",
-        "import sys\nside = sys.modules['_fastvideo_port_parity.side']\nkept = side.save_file\n"
-        "side.save_file = lambda tensors, path: kept(tensors, path)\n",
+        "import sys\nrunner = sys.modules['_fastvideo_port_parity.runner']\nkept = runner.save_file\n"
+        "runner.save_file = lambda tensors, path: kept(tensors, path)\n",
     ),
     "a method of the engine replaced": Cheat(
         "engine-changed",
-        "import sys\nrunner = sys.modules['_fastvideo_port_parity.side'].Runner\nkept = runner.keep\n"
+        "import sys\nrunner = sys.modules['_fastvideo_port_parity.runner'].Runner\nkept = runner.keep\n"
         "runner.keep = lambda *given: kept(*given)\n",
     ),
     "torch.Tensor.norm replaced": Cheat(

@@ -10,7 +10,9 @@ import av
 import numpy as np
 import pytest
 from fastvideo_port.parity.errors import ParityError
-from fastvideo_port.parity.frames import FrameFacts, natural_key, open_frames
+from fastvideo_port.parity.frame_reader import FrameFacts
+from fastvideo_port.parity.frames import open_frames
+from fastvideo_port.parity.picture_reader import natural_key
 from fastvideo_port.tests.parity.videos import moving_frames, write_folder, write_video
 from PIL import Image
 

@@ -35,7 +35,7 @@ def test_names_shapes_and_dtypes_come_from_the_headers(tmp_path: Path) -> None:
     _shards(tmp_path)
     found = read_headers(tmp_path)
     assert not found.findings and found.dtype == "float16"
-    rows = {name: (item.shape, item.dtype, found.homes[name].name) for name, item in found.entries.items()}
+    rows = {name: (item.shape, item.dtype, found.homes[name][0].name) for name, item in found.entries.items()}
     assert rows["a.b"] == ((2,), "bfloat16", "model-1.safetensors")
     assert rows["c.w"] == ((4, 3), "float16", "model-2.safetensors") and len(rows) == 3
 

@@ -8,7 +8,7 @@ import string
 import pytest
 import torch
 from fastvideo_port.parity.pairing import coverage, pair_modules
-from fastvideo_port.parity.proof import prove
+from fastvideo_port.parity.prove import prove
 from fastvideo_port.parity.trace import Trace
 from fastvideo_port.parity.tracing import tracing
 from fastvideo_port.parity.weights import entries_of_model, tensors_of_model

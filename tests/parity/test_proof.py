@@ -10,7 +10,8 @@ import torch
 from fastvideo_port.parity.errors import ParityError
 from fastvideo_port.parity.mapping import plan
 from fastvideo_port.parity.mapping_job import left_on_meta
-from fastvideo_port.parity.proof import Proof, prove
+from fastvideo_port.parity.proof import Proof
+from fastvideo_port.parity.prove import prove
 from fastvideo_port.parity.weights import FileTensors, entry, tensors_of_model
 from safetensors.torch import save_file
 
@@ -333,7 +334,7 @@ def test_official_tensors_left_out_on_purpose_are_listed_and_a_false_declaration
 
 def test_files_are_read_one_tensor_at_a_time_and_broken_ones_named(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
-    values = FileTensors({"a": tmp_path / "model.safetensors", "b": tmp_path / "absent.safetensors"})
+    values = FileTensors({"a": (tmp_path / "model.safetensors", "a"), "b": (tmp_path / "absent.safetensors", "b")})
     assert list(values) == ["a", "b"] and torch.equal(values["a"], torch.ones(2))
     with pytest.raises(ParityError, match="cannot be read"):
         values["b"]

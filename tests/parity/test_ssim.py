@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fastvideo_port.parity.errors import ParityError
+from fastvideo_port.parity.frame_reader import FrameReader
 from fastvideo_port.parity.job import Job
 from fastvideo_port.parity.ssim import Metric, Scorer, ms_ssim
 from fastvideo_port.parity.ssim_job import ssim
@@ -327,22 +328,20 @@ def test_frames_too_small_for_ms_ssim_are_refused_and_ssim_is_offered(tmp_path: 
 
 def test_many_frames_do_not_pile_up_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small batches give the same scores as one, so the batch size bounds the memory and nothing else."""
-    from fastvideo_port.parity import frames as frames_module
-
     clip = moving_frames(10)
     write_folder(tmp_path / "a", clip)
     write_folder(tmp_path / "b", np.roll(clip, 1, 2))
     spec = {"reference": str(tmp_path / "a"), "candidate": str(tmp_path / "b"), "metric": "ssim"}
     whole = ssim(spec, Job(tmp_path))
     sizes: list[int] = []
-    original = frames_module.FrameReader._batched
+    original = FrameReader._batched
 
     def small(self: Any, frames: Any, size_bytes: int) -> Any:
         for batch in original(self, frames, 3 * clip[0].nbytes):
             sizes.append(len(batch))
             yield batch
 
-    monkeypatch.setattr(frames_module.FrameReader, "_batched", small)
+    monkeypatch.setattr(FrameReader, "_batched", small)
     parts = ssim(spec, Job(tmp_path))
     assert max(sizes) == 3 and sum(sizes) == 20
     assert parts["mean"] == whole["mean"] and parts["worst_frames"] == whole["worst_frames"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from fastvideo_port.parity.pairing import pair_modules
-from fastvideo_port.parity.proof import prove
+from fastvideo_port.parity.prove import prove
 from fastvideo_port.parity.tracing import tracing
 from fastvideo_port.parity.uncalled import never_called
 from fastvideo_port.parity.weights import entries_of_model, tensors_of_model
