@@ -34,6 +34,7 @@ _Sent: TypeAlias = tuple[torch.Tensor, Any, list[Waiting]]
 KINDS = {torch.bfloat16: 1, torch.float16: 2}
 _HEIGHT, _LENGTH = 32, 128
 _PINNED = 4
+"""Slabs that wait on the host to be read, at most."""
 _LANES, _SLOTS = 256, 16
 _KEYS = slice(WIDTH + 3, WIDTH + 5)
 _LEAST = -(2**63)
@@ -75,7 +76,7 @@ class DeviceSketcher:
         self.sent: deque[_Sent] = deque()
         self.free: list[tuple[torch.Tensor, Any]] = []
         self.behind: Any = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
-        self.idle = False
+        self.idle = False  # the host, as far as is known
         self.small: list[tuple[torch.Tensor, bool, Fingerprint]] = []
         self.scratch: torch.Tensor | None = None
         self.waiting: list[Waiting] = []
@@ -116,23 +117,27 @@ class DeviceSketcher:
             self._add(tensor, rounded, made)
 
     def _add(self, tensor: torch.Tensor, rounded: bool, made: Fingerprint) -> None:
+        if self.on_gpu:
+            if self.index != torch._C._cuda_getDevice():  # Triton launches on the current one
+                with torch.cuda.device(self.device):
+                    self._add(tensor, rounded, made)
+                return
+            self._follow()
         if len(self.waiting) == SLAB:
             self._drain()
         row = len(self.waiting)
         self.waiting.append((made, tensor.numel(), rounded))
-        if self.on_gpu:
-            if self.index != torch._C._cuda_getDevice():
-                with torch.cuda.device(self.device):
-                    self._in_pieces(tensor, row)
-                return
-            stream = torch._C._cuda_getCurrentRawStream(self.index)
-            if stream != self.stream:  # rows and scratch are shared: what was queued elsewhere comes first
-                torch.cuda.synchronize(self.device)
-                self.stream = stream
         if tensor.is_contiguous():
             self._launch(tensor, row, 0, tensor.numel(), 1)
         else:
             self._in_pieces(tensor, row)
+
+    def _follow(self) -> None:
+        """Go on in the current stream: rows and scratch are shared, so what was queued in another comes first."""
+        stream = torch._C._cuda_getCurrentRawStream(self.index)
+        if stream != self.stream:
+            torch.cuda.synchronize(self.device)
+            self.stream = stream
 
     def _launch(self, tensor: torch.Tensor, row: int, lo: int, hi: int, back: int) -> None:
         """Add elements ``lo`` to ``hi``, which lie from the start of ``tensor`` on, to a row.
@@ -171,10 +176,7 @@ class DeviceSketcher:
             self.behind.record(torch.cuda.current_stream(self.device))
 
     def _in_pieces(self, tensor: torch.Tensor, row: int) -> None:
-        """Put a tensor in order in the scratch, as many elements at a time as it holds, where it is not."""
-        if tensor.is_contiguous():
-            self._launch(tensor, row, 0, tensor.numel(), 1)
-            return
+        """Put a tensor in order in the scratch, as many elements at a time as it holds."""
         room = SCRATCH // tensor.element_size()
         planar = _planes(tensor.shape, tensor.stride())
         if planar is None or planar[0][2] > room:
@@ -235,6 +237,12 @@ class DeviceSketcher:
 
     def finish(self) -> None:
         """Complete all fingerprints; waits for the device."""
+        if self.on_gpu:
+            if self.index != torch._C._cuda_getDevice():
+                with torch.cuda.device(self.device):
+                    self.finish()
+                return
+            self._follow()
         self._add_small()
         self._drain()
         while self.sent:
