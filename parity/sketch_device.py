@@ -76,7 +76,7 @@ class DeviceSketcher:
         self.sent: deque[_Sent] = deque()
         self.free: list[tuple[torch.Tensor, Any]] = []
         self.behind: Any = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
-        self.idle = False  # the host, as far as is known
+        self.ahead = False  # whether the host is, as far as is known
         self.small: list[tuple[torch.Tensor, bool, Fingerprint]] = []
         self.scratch: torch.Tensor | None = None
         self.waiting: list[Waiting] = []
@@ -106,12 +106,12 @@ class DeviceSketcher:
         if tensor.numel() <= WIDTH and self.on_gpu:
             self.small.append((tensor.detach().clone(memory_format=torch.contiguous_format), rounded, made))
             return
-        if self.small and (self.idle or len(self.small) >= SLAB):
+        if self.small and (self.ahead or len(self.small) >= SLAB):
             self._add_small()
         self._add(tensor, rounded, made)
 
     def _add_small(self) -> None:
-        self.idle = False
+        self.ahead = False
         small, self.small = self.small, []
         for tensor, rounded, made in small:
             self._add(tensor, rounded, made)
@@ -170,8 +170,8 @@ class DeviceSketcher:
             self.held = 0
         if self.behind is not None:
             # Where the device has not come to what was queued here the last time, the host has time.
-            self.idle = not self.behind.query()
-            if self.idle and self.sent and self.sent[0][1].query():
+            self.ahead = not self.behind.query()
+            if self.ahead and self.sent and self.sent[0][1].query():
                 self._read()
             self.behind.record(torch.cuda.current_stream(self.device))
 
