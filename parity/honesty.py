@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .audit import ALLOWED, FOREIGN
+from .errors import ParityError
 from .facts import sha256
 from .mapping_job import DERIVED
 from .metrics import distance
@@ -106,15 +107,27 @@ def judge_weights(proof: Proof, used: Mapping[str, bool] | None) -> list[Finding
 
 
 def judge_files(root: Path, official: dict[str, Any], port: dict[str, Any]) -> list[Finding]:
-    """Whether every file is still the one that its own side wrote, and both sides read the inputs that were made."""
+    """Whether every file is still the one that its own side wrote, and both sides read the inputs that were made.
+
+    Raises:
+        ParityError: One of them is gone, so that nothing can be judged.
+    """
     found = []
     for side, facts in (("official", official), ("port", port)):
         folder = root / side
         there = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
         written: dict[str, str] = facts["written"]
+        gone = sorted(set(written) - there)
+        if gone:
+            raise ParityError(
+                f"Files that the {side} side wrote are gone: the comparison cannot be judged.",
+                seen=f"{', '.join(gone[:5])} of {folder}",
+                fix="Nothing but the engine may touch the folder of a run: look for what removes files in the adapter "
+                "and in the port, then run the tool again.",
+            )
         bad = sorted(
             {name for name in there if name not in written}
-            | {name for name, digest in written.items() if name not in there or sha256(folder / name) != digest}
+            | {name for name, digest in written.items() if sha256(folder / name) != digest}
         )
         if bad:
             message = f"Files of the {side} side are not as that side wrote them: {', '.join(bad[:5])}."

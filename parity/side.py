@@ -44,7 +44,7 @@ from .lift import lifted
 from .mapping import plan
 from .metrics import distance
 from .observe import observing, switches
-from .outputs import read_outputs
+from .outputs import read_outputs, storable
 from .patches import apply_patches
 from .proof import Proof, prove
 from .seal import Seal
@@ -264,14 +264,13 @@ class Runner:
     def keep(self, output: Any, item: Item, tag: str) -> None:
         """Write an output as ``<key>.<tag>.safetensors``."""
         try:
-            named = leaves(output, strict=True)
+            tensors = {name or "output": storable(tensor, name) for name, tensor in leaves(output, strict=True)}
         except TypeError as error:
             raise ParityError(
                 f"call_{self.side} returned something that cannot be compared.",
                 seen=str(error),
-                fix="Return tensors, or dicts, lists, tuples or dataclasses of tensors.",
+                fix="Return dense tensors, or dicts, lists, tuples or dataclasses of them.",
             ) from error
-        tensors = {name or "output": _storable(tensor) for name, tensor in named}
         path = self.out / f"{item.key}.{tag}.safetensors"
         save_file(tensors, path)
         self._wrote(path)
@@ -327,11 +326,6 @@ def _to(bundle: Any, device: torch.device, dtype: torch.dtype) -> Any:
         return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device, copy=True)
 
     return map_tensors(bundle, move)
-
-
-def _storable(tensor: torch.Tensor) -> torch.Tensor:
-    value = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return value.detach().to("cpu").contiguous().clone()
 
 
 def perturb(tensor: torch.Tensor) -> torch.Tensor:

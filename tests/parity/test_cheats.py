@@ -253,6 +253,11 @@ from safetensors.torch import save_file
             'save_file({"output": out.double()}, wait_for(run_folder() / "official/0-0.reference.safetensors")) or out',
         ),
     ),
+    "the official trace removed": Cheat(
+        "are gone",
+        FIND + load("port", 'wait_for(run_folder() / "official" / "0-0.float32.npy").unlink()'),
+    ),
+    "an output without numbers": Cheat("cannot be compared", both('out.to("meta")')),
     "the inputs replaced": Cheat(
         "inputs-replaced",
         # In one step, so that whoever reads it meanwhile finds the old inputs or the new, never half a file.
