@@ -50,6 +50,12 @@ def judge_conduct(official: dict[str, Any], port: dict[str, Any], official_repo:
                 f"The adapter changes the model of {owner}, test it as it is: {'; '.join(facts['interventions'][:5])}."
             )
             found.append(Finding("adapter-changes-model", "investigate", message))
+        if facts["patched"]:
+            message = (
+                f"The adapter puts functions of its own into the code of {owner}: {', '.join(facts['patched'][:5])}. "
+                "What was compared runs them; read them."
+            )
+            found.append(Finding("adapter-patches-code", "pass", message))
         if facts["changed_flags"]:
             message = f"The call of {owner} changes global switches: {'; '.join(facts['changed_flags'][:5])}."
             found.append(Finding(f"{side}-changes-flags", "investigate", message))

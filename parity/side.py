@@ -118,7 +118,8 @@ class Runner:
         reset_flags()
         self._release()
         torch.manual_seed(0)
-        model = self.adapter.load_model(self.side, self.context(self.items[0], dtype))
+        with self.conduct.meddling.watching():
+            model = self.adapter.load_model(self.side, self.context(self.items[0], dtype))
         collecting.as_usual()
         self._loaded = weakref.ref(model)
         if model.training:

@@ -297,6 +297,28 @@ def put_in_place(inputs):
         load("port", "honest = model.forward", "model.forward = lambda *given: honest(*given)"),
         verdicts=NOT_A_PASS,
     ),
+    "an epsilon of the official model changed": Cheat(
+        "adapter-changes-model",
+        load("official", "for block in model.blocks: block.norm2.eps = 1e-3"),
+        (("self.pre_mlp = nn.LayerNorm(width, eps=1e-6)", "self.pre_mlp = nn.LayerNorm(width, eps=1e-3)"),),
+        verdicts=NOT_A_PASS,
+    ),
+    "an activation of the official code replaced": Cheat(
+        "adapter-patches-code",
+        load("official", "import toyofficial.model as code", "code.F = Other")
+        + """
+class Other:
+    silu = staticmethod(torch.nn.functional.silu)
+    scaled_dot_product_attention = staticmethod(torch.nn.functional.scaled_dot_product_attention)
+
+    @staticmethod
+    def gelu(x, approximate):
+        return torch.nn.functional.gelu(x)
+""",
+        (('F.gelu(h, approximate="tanh")', "F.gelu(h)"),),
+        # A stand-in for a kernel that is not installed looks the same: it is named, a person has to read it.
+        verdicts=("pass",),
+    ),
     "a reference of bfloat16": Cheat(
         "reference-imprecise",
         """
