@@ -524,9 +524,17 @@ class Report:
         for number, name in enumerate(self.port["input_names"]):
             moved_port = self.outputs("port", item, f"input.{number}")
             moved_official = self.outputs("official", item, f"input.{number}")
-            if moved(moved_official, base_official) and not moved(moved_port, base_port):
+            theirs, mine = moved(moved_official, base_official), moved(moved_port, base_port)
+            if theirs and not mine:
                 self.say(
                     "port-ignores-input", "fail", f"The official output depends on input {name!r}; the port's does not."
+                )
+            elif not theirs and not mine:
+                self.say(
+                    "input-unused",
+                    "pass",
+                    f"Input {name!r} moves no output of either side (case {item.case!r}): what depends on it was not "
+                    "compared. Give a case in which it matters, or leave it out of make_inputs.",
                 )
 
     def observation(self, side: str, dtype: str) -> Observation:

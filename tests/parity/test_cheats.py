@@ -156,6 +156,14 @@ def make_inputs(ctx, honest=make_inputs):
         verdicts=NOT_A_PASS,
         settings={"seeds": [0, 1]},
     ),
+    "a mask that neither side is handed": Cheat(
+        "input-unused",
+        call("official", 'inputs = {**inputs, "mask": torch.ones_like(inputs["mask"])}')
+        + call("port", 'inputs = {**inputs, "mask": torch.ones_like(inputs["mask"])}'),
+        (("attn_mask=mask[:, None, None, :]", "attn_mask=None"),),
+        # Some inputs matter in other cases only, so it is named and not refused.
+        verdicts=("pass",),
+    ),
     "the calls make their own inputs": Cheat(
         "inputs-unused",
         call("official", "torch.manual_seed(3)", "inputs = own(inputs)")
