@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -420,7 +421,11 @@ def make_inputs(runner: Runner) -> dict[str, Any]:
     return {
         "files": files,
         "ignore_seed": [case for case, seen in digests.items() if seeds > 1 and len(seen) == 1],
-        "distinct": len({text for seen in digests.values() for text in seen}),
+        "alike": [
+            [first, second]
+            for first, second in combinations(digests, 2)
+            if digests[first] == digests[second] and runner.cases[first] == runner.cases[second]
+        ],
     }
 
 

@@ -156,6 +156,12 @@ def make_inputs(ctx, honest=make_inputs):
         verdicts=NOT_A_PASS,
         settings={"seeds": [0, 1]},
     ),
+    "one case under two names": Cheat(
+        "cases-alike",
+        'CASES = {"small": {"tokens": 6}, "odd": {"tokens": 6}}',
+        verdicts=NOT_A_PASS,
+        settings={"cases": None},
+    ),
     "a mask that neither side is handed": Cheat(
         "input-unused",
         call("official", 'inputs = {**inputs, "mask": torch.ones_like(inputs["mask"])}')
