@@ -15,11 +15,11 @@ from .boundaries import GROSS, Boundary, Comparison
 from .dtypes import Regions, audit_dtypes
 from .facts import sha256
 from .healing import Excuse, find_excuse
-from .honesty import PARTIAL, compared_share, judge_conduct, judge_files, judge_outputs, judge_weights, moved
+from .honesty import PARTIAL, compared_share, judge_conduct, judge_files, judge_outputs, judge_weights
 from .job import Job
 from .metrics import Distance, distance
 from .observe import Observation
-from .outputs import read_outputs
+from .outputs import moved, read_outputs
 from .pairing import Pair, coverage, pair_modules
 from .proof import Link, Proof
 from .side import Item, items

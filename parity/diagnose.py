@@ -20,12 +20,11 @@ from .boundaries import GROSS, Comparison
 from .children import Child
 from .errors import ParityError
 from .handover import announce
-from .honesty import moved
 from .job import Job
 from .lab import ask
 from .local_faults import Fault, deaf, fold, handed_wrong, in_another_order, local_faults, with_repeats
 from .metrics import distance
-from .outputs import read_outputs
+from .outputs import moved, read_outputs
 from .pairing import Pair
 from .passing import Where
 from .proof import Link

@@ -17,7 +17,7 @@ from .errors import ParityError
 from .facts import sha256
 from .mapping_job import DERIVED
 from .metrics import distance
-from .outputs import read_outputs
+from .outputs import moved, read_outputs
 from .proof import Proof
 from .sketch import fingerprint, same_values_in_any_order, sketch_distance
 from .trace import Trace
@@ -178,16 +178,6 @@ def judge_outputs(folder: Path, key: str, official: dict[str, Any], port: dict[s
     found += _raised(folder, key)
     found += _reduced(folder, key, single)
     return found
-
-
-def moved(after: Tensors, before: Tensors) -> bool:
-    """Whether outputs changed by more than float32 rounding."""
-    if after.keys() != before.keys():
-        return True
-    return any(
-        after[name].shape != before[name].shape or not distance(after[name], before[name]).relative_l2 <= 1e-7
-        for name in before
-    )
 
 
 def _imprecise(single: Tensors, truth: Tensors) -> list[Finding]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
+
+from .metrics import distance
 
 
 def read_outputs(folder: Path, key: str, tag: str) -> dict[str, torch.Tensor]:
@@ -16,6 +18,16 @@ def read_outputs(folder: Path, key: str, tag: str) -> dict[str, torch.Tensor]:
         return {}
     with safe_open(path, framework="pt") as handle:
         return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (safe_open has no __iter__)
+
+
+def moved(after: Mapping[str, torch.Tensor], before: Mapping[str, torch.Tensor]) -> bool:
+    """Whether outputs changed by more than float32 rounding."""
+    if after.keys() != before.keys():
+        return True
+    return any(
+        after[name].shape != before[name].shape or not distance(after[name], before[name]).relative_l2 <= 1e-7
+        for name in before
+    )
 
 
 def storable(tensor: torch.Tensor, name: str = "") -> torch.Tensor:

@@ -45,13 +45,13 @@ from .lift import lifted
 from .mapping import plan
 from .metrics import distance
 from .observe import observing, switches
-from .outputs import read_outputs, storable
+from .outputs import moved, read_outputs, storable
 from .patches import apply_patches
 from .proof import Proof, prove
 from .seal import Seal
 from .tracing import tracing
 from .weights import Entry, entries_of_model, tensors_of_model
-from .weights_used import weights_used
+from .weights_used import asked_again, weights_used
 
 PERTURBATION = 1e-2
 """Size of the self-test's perturbations, relative to the standard deviation of what is perturbed."""
@@ -571,6 +571,18 @@ def _far(runner: Runner, item: Item, tag: str) -> bool:
     )
 
 
+def _moved(runner: Runner, model: torch.nn.Module) -> bool:
+    """Whether the first input gives another output than the one that was kept, or none."""
+    item = runner.items[0]
+    try:
+        with torch.no_grad():
+            output = leaves(runner.call(model, item, torch.float32))
+    except ParityError:
+        return True
+    found = {name or "output": storable(tensor, name) for name, tensor in output}
+    return moved(found, read_outputs(runner.out, item.key, "float32"))
+
+
 def run_port(runner: Runner) -> dict[str, Any]:
     """Run the port: float32 twice, the self-test's perturbations, and the production dtypes."""
     spec = runner.spec
@@ -582,6 +594,7 @@ def run_port(runner: Runner) -> dict[str, Any]:
         calls += runner.run_traced(model, item, torch.float32, "float32")
     _controls(runner, model, runner.observe(model, torch.float32, "float32"))
     used = _responses(runner, model)
+    used = used and asked_again(model, used, lambda: _moved(runner, model))
     tested = _perturb_weights(runner, model, used)
     proof = _prove(runner, model)
     foreign = foreign_code(model, Path(spec["official_repo"]) if spec.get("official_repo") else None)

@@ -411,3 +411,11 @@ def test_a_cheat_is_named_and_does_not_pass(name: str, tmp_path: Path) -> None:
         return
     assert cheat.code in result.codes, result.explain()
     assert result.verdict in cheat.verdicts, result.explain()
+
+
+def test_a_weight_behind_no_grad_or_a_detach_is_no_ignored_weight(tmp_path: Path) -> None:
+    """Project: a correct port was accused, because such weights have no gradient."""
+    line = "        temb = self.condition(torch.cat([angle.cos(), angle.sin()], dim=-1).to(x.dtype))"
+    port = ((line, line + ".detach()"),)
+    result = _compare(tmp_path, Cheat("", port=port))
+    assert result.verdict == "pass" and not result.codes, result.explain()
