@@ -26,7 +26,8 @@ _REQUIRED = {
     "call_official": ["model", "inputs", "ctx"],
     "call_port": ["model", "inputs", "ctx"],
 }
-_MODULE_NAME = "_fastvideo_port_adapter"
+MODULE_NAME = "_fastvideo_port_adapter"
+"""What the adapter is called among the imported modules."""
 
 
 class Adapter:
@@ -129,10 +130,10 @@ def load_adapter(path: Path, optional: tuple[str, ...] = ()) -> Adapter:
             seen=str(path),
             fix="Write it there: load_official, load_port, make_inputs, call_official, call_port.",
         )
-    spec = importlib.util.spec_from_file_location(_MODULE_NAME, path)
+    spec = importlib.util.spec_from_file_location(MODULE_NAME, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[_MODULE_NAME] = module
+    sys.modules[MODULE_NAME] = module
     try:
         spec.loader.exec_module(module)
     except ParityError:  # it is not the adapter that the run began with

@@ -33,7 +33,7 @@ class Prover(Search):
     def single(self, name: str, target: str) -> None:
         theirs, mine = self.official[name].shape, self.values.shape(target)
         if self.values.on_meta(target):
-            self.add("never-loaded", f"{target!r} is still on the meta device.", target)
+            self.add("never-loaded", f"{target!r} is still on the meta device.", target, wrong=target)
         elif theirs == mine:
             if self.values.equal(name, target):
                 self.arrived(name, target, None, "rule")
@@ -47,7 +47,7 @@ class Prover(Search):
             self.proof.shape_mismatches.append((name, target, theirs, mine))
             if self.values.shuffled(name, target):
                 message = f"{target!r} has the values of {name!r} in an order that no known rearrangement gives."
-                self.add("permuted", message, name, target)
+                self.add("permuted", message, name, target, wrong=target)
         self.spent(name, target)
 
     def padded(self, name: str, target: str) -> bool:
@@ -67,13 +67,13 @@ class Prover(Search):
         constant = self.values.port_constant(target)
         if constant is not None:
             message = f"{target!r} holds {constant:g} everywhere, not the values of {name!r}: never loaded."
-            self.add("left-unfilled", message, name, target)
+            self.add("left-unfilled", message, name, target, wrong=target)
             return
         how = self.values.arrangement(name, target)
         if how is not None:
             code = "transposed" if how == "transposed" else "rows-swapped" if "halves" in how else "permuted"
             message = f"{name!r} arrives {how} in {target!r}, although the shape did not have to change."
-            self.add(code, message, name, target)
+            self.add(code, message, name, target, wrong=target)
             return
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
             if self.values.rounded(name, self.port[target], dtype):
@@ -87,15 +87,17 @@ class Prover(Search):
         elsewhere = next((t for t in self._port_by_shape[shape] if t != target and self.values.equal(name, t)), None)
         if held:
             where = f"; the values of {name!r} are in {elsewhere!r}" if elsewhere else ""
-            self.add("swapped", f"{target!r} holds the values of {held!r} instead of {name!r}{where}.", name, held)
+            message = f"{target!r} holds the values of {held!r} instead of {name!r}{where}."
+            self.add("swapped", message, name, held, wrong=target)
         elif elsewhere:
-            self.add("wrong-target", f"The values of {name!r} are in {elsewhere!r}, not in {target!r}.", name, target)
+            message = f"The values of {name!r} are in {elsewhere!r}, not in {target!r}."
+            self.add("wrong-target", message, name, target, wrong=target)
         elif self.values.shuffled(name, target):
             message = f"{target!r} has the values of {name!r} in an order that no known rearrangement gives."
-            self.add("permuted", message, name, target)
+            self.add("permuted", message, name, target, wrong=target)
         else:
             message = f"{target!r} does not hold the values of {name!r}; they changed on the way."
-            self.add("values-differ", message, name, target)
+            self.add("values-differ", message, name, target, wrong=target)
         # What the port's own loader did is not what these rules say; rules that say it can be suggested.
         if held:
             self.places.append(Place(held, target))
@@ -110,7 +112,7 @@ class Prover(Search):
         self.fed.add(target)
         self.explained.update(names)
         if self.values.on_meta(target):
-            self.add("never-loaded", f"{target!r} is still on the meta device.", target)
+            self.add("never-loaded", f"{target!r} is still on the meta device.", target, wrong=target)
             return
         rows = sum(shape[0] for shape in shapes if shape)
         tails = {shape[1:] for shape in shapes}
@@ -142,11 +144,12 @@ class Prover(Search):
             holder = next((n for n in names if n != name and self.values.hold(n, [piece])), None)
             place = f"Rows {span[0]}:{span[1]} of {target!r}"
             if holder:
-                self.add("merge-order", f"{place} hold {holder!r} where the rules put {name!r}.", name, target)
+                message = f"{place} hold {holder!r} where the rules put {name!r}."
+                self.add("merge-order", message, name, target, wrong=target)
                 index = next(s.index for s in ordered if s.name == name)
                 self.places.append(Place(holder, target, index, ordered[0].total))
             else:
-                self.add("values-differ", f"{place} do not hold the values of {name!r}.", name, target)
+                self.add("values-differ", f"{place} do not hold the values of {name!r}.", name, target, wrong=target)
 
     def finish(self, plan: Plan | None, buffers: frozenset[str]) -> Proof:
         proof = self.proof
@@ -203,10 +206,10 @@ class Prover(Search):
                     f"{target!r} is zero: nothing feeds it, and FastVideo's loader fills targets with {part!r} in "
                     "their names with zeros, also in a strict load."
                 )
-                self.add("zero-filled", message, target)
+                self.add("zero-filled", message, target, wrong=target)
             elif constant is not None:
                 message = f"{target!r} holds {constant:g} everywhere: zero-filled or left at its initial value."
-                self.add("left-unfilled", message, target)
+                self.add("left-unfilled", message, target, wrong=target)
 
     def _copy_of_fed(self, target: str) -> bool:
         """Whether it holds the same values as a tensor that arrived, which are not all one number."""

@@ -12,21 +12,6 @@ from .sketch import Fingerprint, same_values_in_any_order, sketch_distance
 from .trace import Call, Trace
 from .verdict import BIAS_FAIL, BOUNDARY_FAIL, ratio
 
-_WRONG_VALUES = (
-    "swapped",
-    "wrong-target",
-    "values-differ",
-    "merge-order",
-    "left-unfilled",
-    "transposed",
-    "permuted",
-    "rows-swapped",
-    "rows-unfilled",
-    "zero-filled",
-    "never-loaded",
-)
-"""Findings of the proof after which a module holds something else than it should."""
-
 
 @dataclass(frozen=True)
 class Culprit:
@@ -71,14 +56,12 @@ def weights_culprit(proof: Proof, port: Trace) -> Culprit | None:
         proof: Of the port's weights.
         port: A trace of the port, for the order of its modules and their code.
     """
-    fatal = [finding for finding in proof.findings if finding.fatal and finding.code in _WRONG_VALUES]
     order = {call.module: index for index, call in reversed(list(enumerate(port.calls)))}
     held: list[tuple[int, str, str]] = []
-    for finding in fatal:
-        for name in finding.names:
-            module = name.rpartition(".")[0]
-            if module in port.modules and f"'{name}'" in finding.message:
-                held.append((order.get(module, len(order)), module, finding.message))
+    for finding in proof.findings:
+        module = finding.wrong.rpartition(".")[0]
+        if finding.fatal and finding.wrong and module in port.modules:
+            held.append((order.get(module, len(order)), module, finding.message))
     if not held:
         return None
     _, module, message = min(held, key=lambda row: row[0])
@@ -86,7 +69,7 @@ def weights_culprit(proof: Proof, port: Trace) -> Culprit | None:
     info = port.modules[module]
     why = f"{message} Its input is not looked at: with other weights no output can agree."
     if more:
-        why += f" {more} more modules hold wrong values; check_mapping lists them."
+        why += f" {more} more {'modules hold' if more > 1 else 'module holds'} wrong values; check_mapping lists them."
     return Culprit(module, None, "weights", info.file, info.line, info.end_line, why, "certain")
 
 

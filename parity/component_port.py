@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from .healing import healing
 from .mapping import plan
 from .proof import Proof
 from .prove import prove
-from .sensitivity import input_names, perturb_weights, responses
+from .sensitivity import input_names, moves, perturb_weights, responses
 from .weights import Entry, tensors_of_model
+from .weights_used import asked_again
 
 
 def run_port(runner: ComponentRunner) -> dict[str, Any]:
@@ -30,6 +32,7 @@ def run_port(runner: ComponentRunner) -> dict[str, Any]:
         calls += runner.run_traced(model, item, torch.float32, "float32")
     runner.controls(model, runner.observe(model, torch.float32, "float32"))
     used = responses(runner, model)
+    used = used and asked_again(model, used, partial(moves, runner, model))
     tested = perturb_weights(runner, model, used)
     proof = _prove(runner, model)
     foreign = foreign_code(model, Path(spec["official_repo"]) if spec.get("official_repo") else None)

@@ -152,6 +152,12 @@ class Report:
                 "investigate",
                 f"make_inputs gives the same inputs for every seed in case {case!r}; use ctx.seed.",
             )
+        for case, other in self.official["inputs"]["alike"]:
+            self.say(
+                "cases-alike",
+                "investigate",
+                f"Cases {case!r} and {other!r} are one case with two names: give {other!r} other sizes or lengths.",
+            )
         used, theirs = self.port["weights_used"], self.official["weights_used"]
         if used is not None and theirs is not None:
             for link in self.proof.links:

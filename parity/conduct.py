@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch.nn.modules import module as torch_module
 
+from .adapter import MODULE_NAME
 from .audit import flags
 from .leaves import leaves, map_tensors
+from .meddling import Meddling
 
 _TORCH = str(Path(torch.__file__).resolve().parent)
 
@@ -51,12 +53,15 @@ class Conduct:
         changed_inputs: Names of inputs that a call changed in place.
         changed_flags: Sentences on global switches that a call left changed.
         outside: Classes of called modules that are no part of the loaded model.
-        interventions: Hooks and forwards that the adapter put into the model.
+        interventions: Hooks and forwards that the adapter put into the model, and attributes that it changed there.
+        patched: Functions of the adapter in the modules and classes that the model is made of.
         dtypes: Asked dtype -> floating dtypes of the model's parameters.
     """
 
     def __init__(self, adapter: Path) -> None:
         self.adapter = str(adapter.resolve())
+        self.meddling = Meddling(adapter)
+        self.patched: list[str] = []
         self.called: dict[str, str] = {}
         self.draws = False
         self.changed_inputs: list[str] = []
@@ -81,7 +86,8 @@ class Conduct:
         switches, random = flags(), _random_state()
         handle = torch_module.register_module_forward_pre_hook(before)
         try:
-            yield
+            with self.meddling.watching():
+                yield
         finally:
             handle.remove()
             # A side without weights may be the first to touch the GPU here: then its generator is new, not drawn from.
@@ -115,7 +121,9 @@ class Conduct:
         """Note what a model consists of, as the calls left it."""
         own = {f"{type(part).__module__}.{type(part).__qualname__}": class_file(type(part)) for part in model.modules()}
         self.code.update({**own, **_held(model, self.adapter)})
-        self.interventions += [row for row in interventions(model, self.adapter) if row not in self.interventions]
+        changes = interventions(model, self.adapter) + self.meddling.in_model(model)
+        self.interventions += [row for row in dict.fromkeys(changes) if row not in self.interventions]
+        self.patched += [row for row in self.meddling.in_code(model) if row not in self.patched]
         floats = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
         self.dtypes[str(asked).removeprefix("torch.")] = sorted(floats)
 
@@ -133,6 +141,7 @@ class Conduct:
             "changed_inputs": self.changed_inputs,
             "changed_flags": self.changed_flags,
             "interventions": self.interventions,
+            "patched": self.patched,
             "engine_changed": engine_changed,
             "dtypes": self.dtypes,
         }
@@ -169,7 +178,7 @@ def interventions(model: torch.nn.Module, adapter: str) -> list[str]:
         if "forward" in vars(part) and mine(vars(part)["forward"]):
             found[f"the forward of {place} replaced"] = None
         cls = type(part)
-        if mine(cls.forward) and cls.__module__ != "_fastvideo_port_adapter":
+        if mine(cls.forward) and cls.__module__ != MODULE_NAME:
             found[f"the forward of class {cls.__qualname__} replaced"] = None
     for table in ("_global_forward_hooks", "_global_forward_pre_hooks"):
         if any(mine(hook) for hook in getattr(torch_module, table, {}).values()):

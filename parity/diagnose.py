@@ -17,11 +17,10 @@ from .blame import Culprit
 from .boundaries import GROSS, Comparison
 from .caller_or_callee import place_by_arguments
 from .experiments import Experiments
-from .honesty import moved
 from .items import Item
 from .job import Job
 from .local_faults import Fault, in_another_order, local_faults, with_repeats
-from .outputs import read_outputs
+from .outputs import moved, read_outputs
 from .pairing import Pair
 from .proof import Link
 from .repairs import trials_at, trials_at_the_end, trials_of_uncalled

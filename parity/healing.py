@@ -4,8 +4,9 @@ Official code computes some things in float32 whatever it is asked for (the sinu
 bit of a frequency is 6e-5 of an angle). The float64 reference keeps these casts, so a port that rounds there in another
 order looks wrong, although it is as near to the exact value as the official code is. It is excused if, and only if, in
 a reference without any cast the port is no farther from the truth than the official model, and this is the place where
-the official model itself begins to round. The port is then run once more with the official values at that place, so
-that what comes after is judged as strictly as ever: lifting the casts everywhere would hide an epsilon.
+the official model itself begins to round: not one that only hands on what was rounded within. The port is then run once
+more with the official values at that place, so that what comes after is judged as strictly as ever: lifting the casts
+everywhere would hide an epsilon.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def find_excuse(comparison: Comparison, boundaries: list[Boundary], lifted: Trac
     """The first tensor at which the port differs, if it is excusable; else none."""
     calls = comparison.port.calls
     truth = {(call.module, call.occurrence): call for call in lifted.calls}
+    compared = {(boundary.official, calls[boundary.index].occurrence) for boundary in boundaries}
     for boundary in sorted(boundaries, key=lambda b: calls[b.index].ended):
         if boundary.ratio <= OUTPUT_PASS and boundary.bias <= _BEGINS * OUTPUT_PASS:
             continue
@@ -72,7 +74,7 @@ def find_excuse(comparison: Comparison, boundaries: list[Boundary], lifted: Trac
         if theirs is None or exact is None:
             return None
         for where in ("inputs", "outputs"):
-            found = _excuse(comparison, lifted, mine, theirs, exact, where)
+            found = _excuse(comparison, lifted, mine, theirs, exact, where, compared)
             if found is not None:
                 repeated = any((e.port, e.occurrence, e.where) == (found.port, found.occurrence, where) for e in done)
                 return None if repeated else found
@@ -81,7 +83,15 @@ def find_excuse(comparison: Comparison, boundaries: list[Boundary], lifted: Trac
     return None
 
 
-def _excuse(comparison: Comparison, lifted: Trace, mine: Call, theirs: Call, exact: Call, where: str) -> Excuse | None:
+def _excuse(
+    comparison: Comparison,
+    lifted: Trace,
+    mine: Call,
+    theirs: Call,
+    exact: Call,
+    where: str,
+    compared: set[tuple[str, int]],
+) -> Excuse | None:
     ours, official, truth = (getattr(call, where) for call in (mine, theirs, exact))
     if len(official) != len(truth):
         return None
@@ -96,16 +106,19 @@ def _excuse(comparison: Comparison, lifted: Trace, mine: Call, theirs: Call, exa
             direct = sketch_distance(tensor, original)
             if not math.isfinite(error) or direct <= FLOOR or own <= _BEGINS * FLOOR:
                 continue
-            if error <= EXCUSABLE * own and _begins_here(comparison, lifted, theirs, index, own):
+            if error <= EXCUSABLE * own and _begins_here(comparison, lifted, theirs, index, own, compared):
                 return Excuse(mine.module, theirs.module, mine.occurrence, where, port_name, name, error / own, own)
     return None
 
 
-def _begins_here(comparison: Comparison, lifted: Trace, where: Call, index: int, own: float) -> bool:
+def _begins_here(
+    comparison: Comparison, lifted: Trace, where: Call, index: int, own: float, compared: set[tuple[str, int]]
+) -> bool:
     """Whether what the tensor was computed from is not already off by as much.
 
-    That is: the inputs of the call that returned it; or, where code between two calls made it, the inputs of the
-    enclosing call and the outputs of the calls before it in there.
+    That is: the inputs of the call that returned it, and what was compared inside of that call (the whole model's
+    inputs are exact, and what it returns is rounded where one of its modules rounds); or, where code between two calls
+    made it, the inputs of the enclosing call and the outputs of the calls before it in there.
     """
     calls = comparison.official.calls
     exact = {(call.module, call.occurrence): call for call in lifted.calls}
@@ -119,10 +132,22 @@ def _begins_here(comparison: Comparison, lifted: Trace, where: Call, index: int,
 
     makers = [call for call in calls if any(tensor == index for _, tensor in call.outputs)]
     if makers:
-        return off(min(makers, key=lambda call: call.ended), "inputs") * _BEGINS <= own
+        maker = min(makers, key=lambda call: call.ended)
+        inner = [call for call in _inside(calls, maker) if (call.module, call.occurrence) in compared]
+        before = [off(call, side) for call in inner for side in ("inputs", "outputs")]
+        return max([off(maker, "inputs"), *before]) * _BEGINS <= own
     around = [calls[where.parent]] if where.parent >= 0 else []
-    before = [call for call in calls if call.parent == where.parent and call.ended < where.ended]
-    return max([off(c, "inputs") for c in around] + [off(c, "outputs") for c in before], default=0.0) * _BEGINS <= own
+    earlier = [call for call in calls if call.parent == where.parent and call.ended < where.ended]
+    return max([off(c, "inputs") for c in around] + [off(c, "outputs") for c in earlier], default=0.0) * _BEGINS <= own
+
+
+def _inside(calls: list[Call], maker: Call) -> Iterator[Call]:
+    """The calls that were made while ``maker`` ran."""
+    inside = {next(index for index, call in enumerate(calls) if call is maker)}
+    for index, call in enumerate(calls):
+        if call.parent in inside:
+            inside.add(index)
+            yield call
 
 
 def _off(comparison: Comparison, lifted: Trace, original: int, exact: int) -> float:

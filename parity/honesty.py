@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from .audit import ALLOWED, FOREIGN
+from .errors import ParityError
 from .facts import sha256
 from .mapping_job import DERIVED
 from .metrics import distance
-from .outputs import read_outputs
+from .outputs import moved, read_outputs
 from .proof import Proof
 from .sketch import fingerprint, same_values_in_any_order, sketch_distance
 from .trace import Trace
@@ -49,6 +50,12 @@ def judge_conduct(official: dict[str, Any], port: dict[str, Any], official_repo:
                 f"The adapter changes the model of {owner}, test it as it is: {'; '.join(facts['interventions'][:5])}."
             )
             found.append(Finding("adapter-changes-model", "investigate", message))
+        if facts["patched"]:
+            message = (
+                f"The adapter puts functions of its own into the code of {owner}: {', '.join(facts['patched'][:5])}. "
+                "What was compared runs them; read them."
+            )
+            found.append(Finding("adapter-patches-code", "pass", message))
         if facts["changed_flags"]:
             message = f"The call of {owner} changes global switches: {'; '.join(facts['changed_flags'][:5])}."
             found.append(Finding(f"{side}-changes-flags", "investigate", message))
@@ -106,15 +113,27 @@ def judge_weights(proof: Proof, used: Mapping[str, bool] | None) -> list[Finding
 
 
 def judge_files(root: Path, official: dict[str, Any], port: dict[str, Any]) -> list[Finding]:
-    """Whether every file is still the one that its own side wrote, and both sides read the inputs that were made."""
+    """Whether every file is still the one that its own side wrote, and both sides read the inputs that were made.
+
+    Raises:
+        ParityError: One of them is gone, so that nothing can be judged.
+    """
     found = []
     for side, facts in (("official", official), ("port", port)):
         folder = root / side
         there = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
         written: dict[str, str] = facts["written"]
+        gone = sorted(set(written) - there)
+        if gone:
+            raise ParityError(
+                f"Files that the {side} side wrote are gone: the comparison cannot be judged.",
+                seen=f"{', '.join(gone[:5])} of {folder}",
+                fix="Nothing but the engine may touch the folder of a run: look for what removes files in the adapter "
+                "and in the port, then run the tool again.",
+            )
         bad = sorted(
             {name for name in there if name not in written}
-            | {name for name, digest in written.items() if name not in there or sha256(folder / name) != digest}
+            | {name for name, digest in written.items() if sha256(folder / name) != digest}
         )
         if bad:
             message = f"Files of the {side} side are not as that side wrote them: {', '.join(bad[:5])}."
@@ -159,16 +178,6 @@ def judge_outputs(folder: Path, key: str, official: dict[str, Any], port: dict[s
     found += _raised(folder, key)
     found += _reduced(folder, key, single)
     return found
-
-
-def moved(after: Tensors, before: Tensors) -> bool:
-    """Whether outputs changed by more than float32 rounding."""
-    if after.keys() != before.keys():
-        return True
-    return any(
-        after[name].shape != before[name].shape or not distance(after[name], before[name]).relative_l2 <= 1e-7
-        for name in before
-    )
 
 
 def _imprecise(single: Tensors, truth: Tensors) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,11 @@ def make_inputs(runner: Runner) -> dict[str, Any]:
     return {
         "files": files,
         "ignore_seed": [case for case, seen in digests.items() if seeds > 1 and len(seen) == 1],
-        "distinct": len({text for seen in digests.values() for text in seen}),
+        "alike": [
+            [first, second]
+            for first, second in combinations(digests, 2)
+            if digests[first] == digests[second] and runner.cases[first] == runner.cases[second]
+        ],
     }
 
 

@@ -44,12 +44,14 @@ class Finding:
         message: What is wrong and what follows.
         names: The keys or rules concerned.
         fatal: Whether the mapping cannot be right while it holds.
+        wrong: The port tensor that holds something else than it should; "" where there is none such.
     """
 
     code: str
     message: str
     names: tuple[str, ...] = ()
     fatal: bool = True
+    wrong: str = ""
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .component_results import Results
-from .honesty import moved
+from .outputs import moved
 from .verdict import OUTPUT_FAIL, OUTPUT_PASS, Findings, judge
 
 
@@ -42,7 +42,15 @@ def inputs_ignored(results: Results, findings: Findings) -> None:
     for number, name in enumerate(results.port["input_names"]):
         moved_port = results.outputs("port", item, f"input.{number}")
         moved_official = results.outputs("official", item, f"input.{number}")
-        if moved(moved_official, base_official) and not moved(moved_port, base_port):
+        theirs, mine = moved(moved_official, base_official), moved(moved_port, base_port)
+        if theirs and not mine:
             findings.say(
                 "port-ignores-input", "fail", f"The official output depends on input {name!r}; the port's does not."
+            )
+        elif not theirs and not mine:
+            findings.say(
+                "input-unused",
+                "pass",
+                f"Input {name!r} moves no output of either side (case {item.case!r}): what depends on it was not "
+                "compared. Give a case in which it matters, or leave it out of make_inputs.",
             )

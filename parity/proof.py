@@ -69,7 +69,8 @@ class Proof:
             unused=list(document["unused"]),
             shape_mismatches=[(a, b, tuple(c), tuple(d)) for a, b, c, d in document["shape_mismatches"]],
             findings=[
-                Finding(x["code"], x["message"], tuple(x["names"]), bool(x["fatal"])) for x in document["findings"]
+                Finding(x["code"], x["message"], tuple(x["names"]), bool(x["fatal"]), x["wrong"])
+                for x in document["findings"]
             ],
             suggestions=list(document["suggestions"]),
             tensors=(pair[0][0], pair[0][1]),

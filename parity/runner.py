@@ -25,6 +25,7 @@ from .items import Item, choose, items
 from .job import Job
 from .leaves import leaves, map_tensors
 from .observe import switches
+from .outputs import storable
 from .seal import Seal
 from .side_process import prepare
 
@@ -84,7 +85,8 @@ class Runner:
         reset_flags()
         self._release()
         torch.manual_seed(0)
-        model = self.adapter.load_model(self.side, self.context(self.items[0], dtype))
+        with self.conduct.meddling.watching():
+            model = self.adapter.load_model(self.side, self.context(self.items[0], dtype))
         collecting.as_usual()
         self._loaded = weakref.ref(model)
         if model.training:
@@ -166,14 +168,13 @@ class Runner:
     def keep(self, output: Any, item: Item, tag: str) -> None:
         """Write an output as ``<key>.<tag>.safetensors``."""
         try:
-            named = leaves(output, strict=True)
+            tensors = {name or "output": storable(tensor, name) for name, tensor in leaves(output, strict=True)}
         except TypeError as error:
             raise ParityError(
                 f"call_{self.side} returned something that cannot be compared.",
                 seen=str(error),
-                fix="Return tensors, or dicts, lists, tuples or dataclasses of tensors.",
+                fix="Return dense tensors, or dicts, lists, tuples or dataclasses of them.",
             ) from error
-        tensors = {name or "output": _storable(tensor) for name, tensor in named}
         path = self.out / f"{item.key}.{tag}.safetensors"
         save_file(tensors, path)
         self._wrote(path)
@@ -221,8 +222,3 @@ def _to(bundle: Any, device: torch.device, dtype: torch.dtype) -> Any:
         return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device, copy=True)
 
     return map_tensors(bundle, move)
-
-
-def _storable(tensor: torch.Tensor) -> torch.Tensor:
-    value = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return value.detach().to("cpu").contiguous().clone()

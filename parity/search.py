@@ -44,8 +44,8 @@ class Search:
         self.explained.add(name)
         self.fed.add(target)
 
-    def add(self, code: str, message: str, *names: str) -> None:
-        self.proof.findings.append(Finding(code, message, names))
+    def add(self, code: str, message: str, *names: str, wrong: str = "") -> None:
+        self.proof.findings.append(Finding(code, message, names, wrong=wrong))
 
     def rounded(self, name: str, target: str, rows: Rows | None = None) -> bool:
         """Whether the tensor is the official one rounded to the dtype that was asked for: a remark, no damage."""
@@ -137,7 +137,7 @@ class Search:
             f"Rows {empty} of {target!r} hold nothing official: a part was never written (uninitialised memory or "
             f"initial values). What arrived: {held}."
         )
-        self.add("rows-unfilled", message, target, *(name for _, name in spans))
+        self.add("rows-unfilled", message, target, *(name for _, name in spans), wrong=target)
         return True
 
     def _located(self, target: str, names: list[str], spans: list[tuple[Rows, str]]) -> list[tuple[Rows, str]]:

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from .component_runner import ComponentRunner
+from .errors import ParityError
 from .items import Item
 from .leaves import leaves, replace_leaf
 from .metrics import distance
-from .outputs import read_outputs
+from .outputs import moved, read_outputs, storable
 from .perturbation import PERTURBATION, perturb
 from .weights_used import weights_used
 
@@ -52,6 +53,18 @@ def responses(runner: ComponentRunner, model: torch.nn.Module) -> dict[str, bool
                     continue
         runner.run(model, item, torch.float32, tag, inputs)
     return used
+
+
+def moves(runner: ComponentRunner, model: torch.nn.Module) -> bool:
+    """Whether the first input gives another output than the one that was kept, or none."""
+    item = runner.items[0]
+    try:
+        with torch.no_grad():
+            output = leaves(runner.call(model, item, torch.float32))
+    except ParityError:
+        return True
+    found = {name or "output": storable(tensor, name) for name, tensor in output}
+    return moved(found, read_outputs(runner.out, item.key, "float32"))
 
 
 def perturb_weights(runner: ComponentRunner, model: torch.nn.Module, used: dict[str, bool] | None) -> list[str]:

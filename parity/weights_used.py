@@ -1,4 +1,4 @@
-"""Which of a model's weights its output depends on: those that have a gradient."""
+"""Which of a model's weights its output depends on: those that have a gradient, or move it where gradients are off."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from .leaves import leaves
 
 _LIMIT = 500_000_000
 """So many parameters at most: the run keeps what the backward pass needs beside the model."""
+_MOST_TRIED = 64
+"""So many weights at most are changed one at a time."""
 
 
 def weights_used(model: torch.nn.Module, forward: Callable[[], Any]) -> tuple[dict[str, bool] | None, Any]:
@@ -64,6 +66,41 @@ def weights_used(model: torch.nn.Module, forward: Callable[[], Any]) -> tuple[di
             wanted, parameter.grad = before[name]
             parameter.requires_grad_(wanted)
     return used, output
+
+
+def asked_again(model: torch.nn.Module, used: dict[str, bool], moves: Callable[[], bool]) -> dict[str, bool]:
+    """``used`` with those without a gradient tried out: code under ``no_grad`` or behind a ``detach`` has none.
+
+    Args:
+        model: The model; its weights are the same afterwards.
+        used: What `weights_used` said.
+        moves: One call of the model: whether its output is another one now.
+
+    Returns:
+        Parameter -> whether the output depends on it. Where more than `_MOST_TRIED` have no gradient and changing all
+        of them moves the output, nothing is said of them: one forward each would take too long.
+    """
+    parameters = dict(model.named_parameters())
+    silent = [name for name, found in used.items() if not found]
+    if not silent or not _moves(parameters, silent, moves):
+        return used
+    if len(silent) > _MOST_TRIED:
+        return {name: True for name, found in used.items() if found}
+    return {**used, **{name: _moves(parameters, [name], moves) for name in silent}}
+
+
+def _moves(parameters: dict[str, torch.nn.Parameter], names: list[str], moves: Callable[[], bool]) -> bool:
+    """Whether the output changes with these weights."""
+    kept = {name: parameters[name].detach().clone() for name in names}
+    try:
+        with torch.no_grad():
+            for name in names:
+                parameters[name].mul_(1.5).add_(0.5)
+            return moves()
+    finally:
+        with torch.no_grad():
+            for name, value in kept.items():
+                parameters[name].copy_(value)
 
 
 def _nonzero(tensor: torch.Tensor) -> bool:

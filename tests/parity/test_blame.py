@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from fastvideo_port.parity.blame import Culprit, find_culprit
+from fastvideo_port.parity.blame import Culprit, find_culprit, weights_culprit
 from fastvideo_port.parity.boundaries import Boundary, Comparison
+from fastvideo_port.parity.mapping import plan
 from fastvideo_port.parity.pairing import pair_modules
+from fastvideo_port.parity.proof import Proof
 from fastvideo_port.parity.prove import prove
 from fastvideo_port.parity.trace import Trace
 from fastvideo_port.parity.tracing import tracing
@@ -180,3 +182,18 @@ def test_values_in_another_order_are_layout_and_not_divergence() -> None:
     culprit, boundaries, _ = _compare(layout)
     assert culprit is None
     assert [boundary.port for boundary in boundaries if boundary.layout] == ["blocks.2.mlp"]
+
+
+def test_of_two_tensors_the_one_that_holds_the_other_is_blamed() -> None:
+    """The copied tensor is right where it is, also where its module runs before the wrong one."""
+    torch.manual_seed(0)
+    official, port = Model().eval(), Model().eval()
+    port.load_state_dict(official.state_dict())
+    with torch.no_grad():
+        port.blocks[3].mlp.up.bias.copy_(port.blocks[1].mlp.up.bias)
+    rules = {r"^(.*)$": r"\1"}
+    planned = plan(rules, entries_of_model(official))
+    proof = prove(entries_of_model(official), tensors_of_model(port), planned)
+    culprit = weights_culprit(Proof.from_json(proof.to_json()), _trace(port, torch.randn(3, 7, 8)))
+    assert culprit is not None and culprit.module == "blocks.3.mlp.up", culprit
+    assert "more" not in culprit.why

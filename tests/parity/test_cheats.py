@@ -156,6 +156,20 @@ def make_inputs(ctx, honest=make_inputs):
         verdicts=NOT_A_PASS,
         settings={"seeds": [0, 1]},
     ),
+    "one case under two names": Cheat(
+        "cases-alike",
+        'CASES = {"small": {"tokens": 6}, "odd": {"tokens": 6}}',
+        verdicts=NOT_A_PASS,
+        settings={"cases": None},
+    ),
+    "a mask that neither side is handed": Cheat(
+        "input-unused",
+        call("official", 'inputs = {**inputs, "mask": torch.ones_like(inputs["mask"])}')
+        + call("port", 'inputs = {**inputs, "mask": torch.ones_like(inputs["mask"])}'),
+        (("attn_mask=mask[:, None, None, :]", "attn_mask=None"),),
+        # Some inputs matter in other cases only, so it is named and not refused.
+        verdicts=("pass",),
+    ),
     "the calls make their own inputs": Cheat(
         "inputs-unused",
         call("official", "torch.manual_seed(3)", "inputs = own(inputs)")
@@ -253,6 +267,11 @@ from safetensors.torch import save_file
             'save_file({"output": out.double()}, wait_for(run_folder() / "official/0-0.reference.safetensors")) or out',
         ),
     ),
+    "the official trace removed": Cheat(
+        "are gone",
+        FIND + load("port", 'wait_for(run_folder() / "official" / "0-0.float32.npy").unlink()'),
+    ),
+    "an output without numbers": Cheat("cannot be compared", both('out.to("meta")')),
     "the inputs replaced": Cheat(
         "inputs-replaced",
         # In one step, so that whoever reads it meanwhile finds the old inputs or the new, never half a file.
@@ -291,6 +310,28 @@ def put_in_place(inputs):
         "adapter-changes-model",
         load("port", "honest = model.forward", "model.forward = lambda *given: honest(*given)"),
         verdicts=NOT_A_PASS,
+    ),
+    "an epsilon of the official model changed": Cheat(
+        "adapter-changes-model",
+        load("official", "for block in model.blocks: block.norm2.eps = 1e-3"),
+        (("self.pre_mlp = nn.LayerNorm(width, eps=1e-6)", "self.pre_mlp = nn.LayerNorm(width, eps=1e-3)"),),
+        verdicts=NOT_A_PASS,
+    ),
+    "an activation of the official code replaced": Cheat(
+        "adapter-patches-code",
+        load("official", "import toyofficial.model as code", "code.F = Other")
+        + """
+class Other:
+    silu = staticmethod(torch.nn.functional.silu)
+    scaled_dot_product_attention = staticmethod(torch.nn.functional.scaled_dot_product_attention)
+
+    @staticmethod
+    def gelu(x, approximate):
+        return torch.nn.functional.gelu(x)
+""",
+        (('F.gelu(h, approximate="tanh")', "F.gelu(h)"),),
+        # A stand-in for a kernel that is not installed looks the same: it is named, a person has to read it.
+        verdicts=("pass",),
     ),
     "a reference of bfloat16": Cheat(
         "reference-imprecise",
@@ -370,3 +411,11 @@ def test_a_cheat_is_named_and_does_not_pass(name: str, tmp_path: Path) -> None:
         return
     assert cheat.code in result.codes, result.explain()
     assert result.verdict in cheat.verdicts, result.explain()
+
+
+def test_a_weight_behind_no_grad_or_a_detach_is_no_ignored_weight(tmp_path: Path) -> None:
+    """Project: a correct port was accused, because such weights have no gradient."""
+    line = "        temb = self.condition(torch.cat([angle.cos(), angle.sin()], dim=-1).to(x.dtype))"
+    port = ((line, line + ".detach()"),)
+    result = _compare(tmp_path, Cheat("", port=port))
+    assert result.verdict == "pass" and not result.codes, result.explain()

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from fastvideo_port.parity.healing import Excuse, looked_past
+from fastvideo_port.parity.boundaries import Comparison
+from fastvideo_port.parity.healing import Excuse, find_excuse, looked_past
+from fastvideo_port.parity.pairing import pair_modules
+from fastvideo_port.parity.proof import prove
+from fastvideo_port.parity.trace import Trace
 from fastvideo_port.parity.tracing import tracing
+from fastvideo_port.parity.verdict import BOUNDARY_FAIL
+from fastvideo_port.parity.weights import entries_of_model, tensors_of_model
 from torch import nn
 
 from . import lab
@@ -60,3 +66,40 @@ def test_wrong_frequencies_are_no_rounding(tmp_path: Path) -> None:
     result = _run(tmp_path, (ANGLE, wrong))
     assert result.verdict == "fail", result.explain()
     assert "shared-rounding" not in {f["code"] for f in result.value["findings"]}, result.explain()
+
+
+class Timed(nn.Module):
+    """Adds the projected sine of a time to its input; the angle is made in float32 unless ``exact``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time, self.head = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.exact, self.end = False, 0.0
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        kind = torch.float64 if self.exact else torch.float32
+        angle = t[:, None].to(kind) * torch.exp(torch.arange(8, dtype=kind) * -0.7)
+        y = self.head(x + self.time(angle.sin().to(x.dtype)))
+        return torch.cat([y[:, :-1], y[:, -1:] * (1 + self.end)], -1)
+
+
+def test_what_rounding_inside_brings_along_excuses_nothing_at_the_end_of_the_model() -> None:
+    """Project: the outputs were excused, the official ones put in their place, and nothing was left to differ."""
+    torch.manual_seed(0)
+    x, t = 0.1 * torch.randn(4, 8), torch.rand(4) * 9000 + 999
+    model = Timed().eval()
+
+    def trace(dtype: torch.dtype, **settings: object) -> Trace:
+        vars(model).update({"exact": False, "end": 0.0, **settings})
+        model.to(dtype)
+        with torch.no_grad(), tracing(model) as found:
+            model(x.to(dtype), t)
+        return found
+
+    proof = prove(entries_of_model(model), tensors_of_model(model), None)
+    port, official = trace(torch.float32, end=2e-5), trace(torch.float32)
+    reference, lifted = trace(torch.float64), trace(torch.float64, exact=True)
+    comparison = Comparison(port, official, reference, pair_modules(proof.links, port, official, {}))
+    found = comparison.boundaries()
+    assert found[-1].port == "" and found[-1].ratio > BOUNDARY_FAIL
+    assert find_excuse(comparison, found, lifted, []) is None
