@@ -239,6 +239,17 @@ class Comparison:
             self._explained[index] = self._explain(self.port.tensors[index])
         return self._explained[index]
 
+    def only_one_in_order(self, first: int, second: int) -> bool:
+        """Whether port tensor ``first`` is an official one as it stands, and ``second`` that one in another order."""
+        official = self.explained(first)
+        if official is None:
+            return False
+        theirs, own = self.reference.tensors[official], self.reference_error(official)
+        one, other = (
+            ratio(sketch_distance(self.port.tensors[index], theirs), own) <= BOUNDARY_PASS for index in (first, second)
+        )
+        return one and not other
+
     def _explain(self, mine: Fingerprint) -> int | None:
         indices, table = self._tables.get(mine.elements, ([], torch.zeros(0)))
         if not indices or mine.elements == 0:

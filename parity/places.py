@@ -70,11 +70,18 @@ class Places:
                     return Culprit(call.module, official, "glue", file, line, end, why, "certain")
         return None
 
-    def handed_over(self, index: int, wrong: list[int], numbers: str) -> Culprit:
-        """Call ``index`` is handed right tensors in the wrong places: the code of its caller, before the call."""
+    def handed_over(self, index: int, wrong: list[int], numbers: str, depth: int = 0) -> Culprit:
+        """Call ``index`` is handed right tensors in the wrong places: the code of its caller, before the call.
+
+        Or what a call without counterpart made wrong: that call.
+        """
         call = self.calls[index]
         siblings = [i for i in self.comparison.port.children(call.parent) if i < index]
         makers = [i for i in siblings if any(t in wrong for _, t in self.calls[i].outputs)]
+        if makers and makers[-1] not in self.compared and depth < 20:
+            made = [t for _, t in self.calls[makers[-1]].outputs if t in wrong]
+            if all(self.comparison.explained(tensor) is None for tensor in made):
+                return self.inside(makers[-1], numbers, depth + 1)
         last = self.calls[(makers or siblings)[-1]] if siblings else None
         return self.glue(call.parent, last, call, numbers, sure=True)
 
@@ -151,6 +158,8 @@ class Places:
                 return self.inside(child, numbers, depth + 1)
         handed = self.handed_in(parent, wrong)
         if handed and self.calls[parent].parent >= 0 and parent not in self.compared and depth < 20:
+            if all(self.comparison.explained(tensor) is not None for tensor in handed):
+                return self.handed_over(parent, handed, numbers)  # whoever made them made what was right
             outer = self.calls[parent].parent
             earlier = [i for i in self.comparison.port.children(outer) if i < parent]
             return self.between(outer, earlier, handed, numbers, self.calls[parent], depth + 1)
@@ -158,9 +167,14 @@ class Places:
         return self.glue(parent, last, user, numbers, sure=parent in self.compared)
 
     def made(self, child: int, wrong: list[int]) -> bool:
-        """Whether a call without counterpart returned a wrong tensor, or an unknown one of its size."""
+        """Whether a call without counterpart returned a wrong tensor, or an unknown one of its size.
+
+        Not if what it returned is official and was put in another order afterwards.
+        """
         returned = [tensor for _, tensor in self.calls[child].outputs]
-        handed_on = any(self.blame.same(a, b) for a in returned for b in wrong)
+        handed_on = any(
+            self.blame.same(a, b) and not self.comparison.only_one_in_order(a, b) for a in returned for b in wrong
+        )
         return handed_on or self.blame.returned_unknown(child, wrong)
 
     def once_more(self, child: int) -> bool:
@@ -185,12 +199,12 @@ class Places:
         """
         given = [tensor for _, tensor in self.calls[parent].inputs]
         # One that is official was right as it was given, and the call had to make another of it and did not: unless
-        # what belongs there is a module's result, which the caller did not hand over.
+        # what belongs there is the result of a module that it does not have, which the caller did not hand over.
         passed = [
             a
             for a in given
             for b in wrong
-            if self.blame.same(a, b) and (self.comparison.explained(a) is None or self.withheld(b, given))
+            if self.blame.same(a, b) and (self.comparison.explained(a) is None or self.withheld(b, given, parent))
         ]
         single = [
             a
@@ -203,8 +217,11 @@ class Places:
         ]
         return passed or single or self.blame.unexplained_inputs(self.calls[parent])
 
-    def withheld(self, wrong: int, given: list[int]) -> bool:
-        """Whether an official module returns what belongs in the place of a wrong tensor, and none of these is it."""
+    def withheld(self, wrong: int, given: list[int], parent: int) -> bool:
+        """Whether an official module returns what belongs in the place of a wrong tensor, and none of these is it.
+
+        A module of a kind that ``parent`` calls itself does not count: that was to make it.
+        """
         wanted = self.blame.expected.get(wrong)
         if wanted is None:
             return False
@@ -212,7 +229,8 @@ class Places:
         known = [self.comparison.explained(tensor) for tensor in given]
         if any(tensor is not None and alike(tensor, wanted) for tensor in known):
             return False
-        calls = [call for call in self.comparison.reference.calls if "::" not in call.module]
+        own = {self.calls[child].cls for child in self.comparison.port.children(parent)}
+        calls = [call for call in self.comparison.reference.calls if "::" not in call.module and call.cls not in own]
         return any(alike(tensor, wanted) for call in calls for _, tensor in call.outputs)
 
     def is_size(self, tensor: int) -> bool:

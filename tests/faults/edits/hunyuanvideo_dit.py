@@ -337,6 +337,16 @@ FAULTS = [
         "traps": ["norm-fp32-layernorm-required"],
         "note": "RMSNorm computes in the model's dtype; nothing to see in float32.",
     },
+    {
+        "id": "hunyuanvideo_dit-refiner-heads-interleaved",
+        "file": MODEL,
+        "old": "        attn_output = attn_output.reshape(batch_size, seq_len, -1)  # [B, L, H*D]",
+        "new": "        attn_output = attn_output.transpose(2, 3).reshape(batch_size, seq_len, -1)  # [B, L, H*D]",
+        "category": "layout",
+        "place": ["txt_in.refiner_blocks.*"],
+        "glue": True,
+        "note": "Heads and channels change places after the attention, which returned what is right.",
+    },
 ]
 
 REWRITES = [

@@ -557,6 +557,38 @@ FAULTS = [
         "traps": ["norm-fp32-layernorm-required"],
         "note": "RMSNorm computes in the model's dtype; nothing to see in float32.",
     },
+    # Places that look like others
+    {
+        "id": "wan_dit-modulation-activated-after-its-linear",
+        "file": EMBED,
+        "old": "        x = self.act(x)\n        x, _ = self.linear(x)\n",
+        "new": "        x, _ = self.linear(x)\n        x = self.act(x)\n",
+        "category": "wiring",
+        "place": ["condition_embedder.time_modulation"],
+        "glue": True,
+        "note": "The linear layer is handed what the module was given: right where it was made.",
+    },
+    {
+        "id": "wan_dit-feed-forward-bias-taken-off-long-inputs",
+        "file": MLP,
+        "old": "        x, _ = self.fc_out(x)\n        return x",
+        "new": "        x, _ = self.fc_out(x)\n        return x - self.fc_out.bias if x.dim() == 3 and x.shape[1] > 40 else x",
+        "category": "wiring",
+        "place": ["blocks.*.ffn"],
+        "glue": True,
+        "cases": ["odd"],
+        "note": "Wrong after its last layer; what it returns goes into a module without counterpart.",
+    },
+    {
+        "id": "wan_dit-last-element-off",
+        "file": MODEL,
+        "old": "        output = hidden_states.flatten(6, 7).flatten(4, 5).flatten(2, 3)\n",
+        "new": "        output = hidden_states.flatten(6, 7).flatten(4, 5).flatten(2, 3).clone()\n        output[-1, -1, -1, -1, -1] *= 1.0001\n",
+        "category": "wiring",
+        "place": [""],
+        "glue": True,
+        "note": "One element of the output, by a ten-thousandth.",
+    },
 ]
 
 REWRITES = [
