@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ from .errors import ParityError
 from .handover import announce, await_file
 from .job import Job
 from .leaves import leaves, swap_leaf
+from .outputs import read_outputs
 from .passing import Forcer, Keeper, Kept, Where, passing
 from .pool import first_tensor
+from .scheduler_rehearsal import Rolled, scheduler_in
+from .scheduler_suggestions import suggestions
+from .scheduler_walks import official_config
 from .side import Item, Runner, open_side
 from .tracing import tracing
 from .trials import search
@@ -179,11 +184,29 @@ class _Lab:
             return exchanged(self.model, self._run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
 
     def trials(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Try the usual mistakes on a suspect; see `search`. The ``outputs`` of a request are a file."""
+        """Try the usual mistakes on a suspect; see `search`. The ``outputs`` of a request are a file.
+
+        Measured at the outputs, a model that holds a scheduler is taken for its scheduler; see `suggestions`.
+        """
         if "outputs" in request:
+            scheduler = scheduler_in(self.model)
+            if scheduler is not None:
+                rolled, config = self._rolled(Path(request["outputs"]).parent), official_config(self.runner.spec)[1]
+                with torch.no_grad():
+                    return suggestions(scheduler, rolled, config)
             request = {**request, "outputs": load_file(request["outputs"])}
         with torch.no_grad():
             return search(self.model, self._run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
+
+    def _rolled(self, official: Path) -> list[Rolled]:
+        """All inputs with what the official side made of them, the smallest first."""
+        rows = []
+        for item in self.runner.items:
+            made = read_outputs(official, item.key, "float32")
+            if made:
+                run = partial(self.runner.call, self.model, item, torch.float32, self.runner.inputs(item))
+                rows.append(Rolled(item.key, run, made, read_outputs(official, item.key, "reference")))
+        return sorted(rows, key=lambda row: sum(tensor.numel() for tensor in row.official.values()))
 
 
 def ask(
