@@ -14,6 +14,8 @@ import torch
 from fastvideo_port.parity.scheduler_rehearsal import Rolled, scheduler_in
 from fastvideo_port.parity.scheduler_suggestions import suggestions
 
+from . import lab
+
 SOURCE = """
 import numpy as np
 import torch
@@ -172,3 +174,73 @@ def test_a_scheduler_is_found_in_a_model_that_holds_one(tmp_path: Path) -> None:
     scheduler = _scheduler(tmp_path, "right_scheduler")
     vars(model[0])["scheduler"] = scheduler
     assert scheduler_in(model) is scheduler
+
+
+ADAPTER = """
+import torch
+
+CASES = {"small": {"steps": 5}, "odd": {"steps": 8}}
+
+
+class Rollout(torch.nn.Module):
+    def __init__(self, scheduler):
+        super().__init__()
+        self.scheduler = scheduler
+
+    def forward(self, latents, velocities):
+        found = []
+        for velocity, timestep in zip(velocities, self.scheduler.timesteps):
+            latents = self.scheduler.step(velocity, timestep, latents)
+            found.append(latents)
+        return {"timesteps": self.scheduler.timesteps, "sigmas": self.scheduler.sigmas, "latents": torch.stack(found)}
+
+
+def load_official(ctx):
+    from toyofficial.model import Euler
+    return Rollout(Euler()).eval()
+
+
+def load_port(ctx):
+    from fastvideo.models.dits.toy import Euler
+    return Rollout(Euler()).eval()
+
+
+def make_inputs(ctx):
+    rng = torch.Generator().manual_seed(ctx.seed)
+    return {"latents": torch.randn(2, 30, generator=rng),
+            "velocities": torch.randn(ctx.case["steps"], 2, 30, generator=rng)}
+
+
+def call_official(model, inputs, ctx):
+    model.scheduler.set_timesteps(ctx.case["steps"])
+    return model(inputs["latents"].to(ctx.dtype), inputs["velocities"].to(ctx.dtype))
+
+
+call_port = call_official
+
+
+def param_mapping(ctx):
+    return {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (SHIFT, SHIFT + SHIFT, "the shift 3 is applied twice: apply it once"),
+        ("timesteps = sigmas *", "timesteps = sigmas.bfloat16().float() *", "`self.timesteps = sigmas.float() *"),
+        ("sample + (after", "sample - (after", "`previous = sample + (after - sigma) * model_output` in place"),
+        ("", "", ""),
+    ],
+)
+def test_component_parity_names_what_is_wrong_with_a_scheduler(
+    old: str, new: str, words: str, tmp_path: Path, warm_sides: None
+) -> None:
+    port = lab.edited(SOURCE, (old, new)) if old else SOURCE
+    result = lab.Lab(tmp_path, official=SOURCE, port=port, adapter=ADAPTER, trials=True).run()
+    found = [row for trial in result.value["trials"] for row in trial["found"]]
+    if not words:
+        assert result.verdict == "pass" and not found, result.explain()
+        return
+    assert result.verdict == "fail" and len(found) == 1 and words in found[0]["words"], result.explain()
+    assert result.value["culprit"]["module"] == "" and found[0]["file"] == str(result.port_file)
