@@ -26,6 +26,7 @@ from .leaves import leaves, swap_leaf
 from .outputs import read_outputs
 from .passing import Forcer, Keeper, Kept, Where, passing
 from .pool import first_tensor
+from .reached import tolerant
 from .scheduler_rehearsal import Rolled, scheduler_in
 from .scheduler_suggestions import suggestions
 from .scheduler_walks import official_config
@@ -186,17 +187,23 @@ class _Lab:
     def trials(self, request: dict[str, Any]) -> dict[str, Any]:
         """Try the usual mistakes on a suspect; see `search`. The ``outputs`` of a request are a file.
 
-        Measured at the outputs, a model that holds a scheduler is taken for its scheduler; see `suggestions`.
+        Measured at the outputs, the scheduler that a model holds comes first; see `suggestions`.
         """
         if "outputs" in request:
-            scheduler = scheduler_in(self.model)
-            if scheduler is not None:
-                rolled, config = self._rolled(Path(request["outputs"]).parent), official_config(self.runner.spec)[1]
-                with torch.no_grad():
-                    return suggestions(scheduler, rolled, config)
+            answer = self._of_scheduler(Path(request["outputs"]).parent)
+            if answer.get("found"):
+                return answer
             request = {**request, "outputs": load_file(request["outputs"])}
         with torch.no_grad():
             return search(self.model, self._run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
+
+    def _of_scheduler(self, official: Path) -> dict[str, Any]:
+        """What is suggested for the scheduler that the model holds; nothing without one."""
+        scheduler = scheduler_in(self.model)
+        if scheduler is not None:
+            with torch.no_grad(), tolerant():
+                return suggestions(scheduler, self._rolled(official), official_config(self.runner.spec)[1])
+        return {}
 
     def _rolled(self, official: Path) -> list[Rolled]:
         """All inputs with what the official side made of them, the smallest first."""
