@@ -42,7 +42,9 @@ class Rolled:
 
 
 def scheduler_in(model: torch.nn.Module) -> Any:
-    """The scheduler that a module of the model holds as an attribute; none if there is none or several."""
+    """The scheduler that a module of a model without weights holds; none if there is none or several."""
+    if any(True for _ in model.parameters()):
+        return None  # the model itself would be run at every trial
     found = {
         id(value): value
         for module in model.modules()

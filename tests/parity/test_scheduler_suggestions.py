@@ -168,12 +168,13 @@ def test_the_scheduler_and_its_code_are_as_before_when_the_search_is_over(tmp_pa
     assert vars(mine) == state and type(mine).step.__code__ is code and inspect.getsource(type(mine)) == text
 
 
-def test_a_scheduler_is_found_in_a_model_that_holds_one(tmp_path: Path) -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+def test_a_scheduler_is_found_in_a_model_that_holds_one_and_has_no_weights(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Identity())
     assert scheduler_in(model) is None
     scheduler = _scheduler(tmp_path, "right_scheduler")
     vars(model[0])["scheduler"] = scheduler
     assert scheduler_in(model) is scheduler
+    assert scheduler_in(torch.nn.Sequential(model, torch.nn.Linear(2, 2))) is None
 
 
 ADAPTER = """
