@@ -11,6 +11,7 @@ from .diagnose import diagnose
 from .errors import ParityError
 from .experiments import partners
 from .healing import Excuse, looked_past
+from .items import Item
 from .job import Job
 from .other_causes import dtype_culprit
 from .repairs import last_trials
@@ -56,6 +57,10 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
         return {**found, **_only(weights)}
     item = report.simplest_failing(value["cases"])
     if item is None or not spec.get("diagnose", True) or not report.inside.pairs:
+        if report.table_names and spec.get("diagnose", True) and spec.get("trials"):
+            named = _from_trials(spec, job, item or report.items[0], report)
+            if named:
+                return {**found, **named}
         narrower = dtype_culprit(value, report.port_trace()) if not found["culprits"] else None
         return {**found, **_only(narrower)} if narrower else found
     port, (mine, theirs) = report.results.trace("port", item, "float32"), report.results.float32_outputs(item)
@@ -96,6 +101,19 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
         "trials": diagnosis.trials,
         "notes": diagnosis.notes,
     }
+
+
+def _from_trials(spec: dict[str, Any], job: Job, item: Item, report: Report) -> dict[str, Any]:
+    """Where tables alone differ, or no module can be compared (a scheduler): what the usual mistakes say."""
+    trials = [row for row in last_trials(spec, job, item, {}) if row["found"]]
+    if not trials:
+        return {}
+    row = trials[0]["found"][0]
+    why = f"Every schedule that was compared agrees with this: {row['words']}"
+    pair = report.inside.pairs.get("")
+    official = pair.official if pair is not None else None
+    place = Culprit("", official, "module", row["file"], row["line"], row["line"], why, "likely")
+    return {**_only(place), "trials": trials}
 
 
 def _only(culprit: Culprit) -> dict[str, Any]:

@@ -9,6 +9,7 @@ inherited. Further experiments are asked for through files (`lab_requests`), sin
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,14 @@ from .items import Item
 from .job import Job
 from .lab_requests import serve
 from .leaves import leaves, swap_leaf
+from .outputs import read_outputs
 from .passing import Forcer, Keeper, Kept, Where, passing
 from .pool import first_tensor
+from .reached import tolerant
 from .runner import Runner, open_side
+from .scheduler_rehearsal import Rolled, scheduler_in
+from .scheduler_suggestions import suggestions
+from .scheduler_walks import official_config
 from .tracing import tracing
 from .trials import search
 
@@ -178,8 +184,32 @@ class _Lab:
             return exchanged(self.model, self._run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
 
     def trials(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Try the usual mistakes on a suspect; see `search`. The ``outputs`` of a request are a file."""
+        """Try the usual mistakes on a suspect; see `search`. The ``outputs`` of a request are a file.
+
+        Measured at the outputs, the scheduler that a model holds comes first; see `suggestions`.
+        """
         if "outputs" in request:
+            answer = self._of_scheduler(Path(request["outputs"]).parent)
+            if answer.get("found"):
+                return answer
             request = {**request, "outputs": load_file(request["outputs"])}
         with torch.no_grad():
             return search(self.model, self._run, Forcer(self.kept, self.partner), self.kept, self.partner, **request)
+
+    def _of_scheduler(self, official: Path) -> dict[str, Any]:
+        """What is suggested for the scheduler that the model holds; nothing without one."""
+        scheduler = scheduler_in(self.model)
+        if scheduler is not None:
+            with torch.no_grad(), tolerant():
+                return suggestions(scheduler, self._rolled(official), official_config(self.runner.spec)[1])
+        return {}
+
+    def _rolled(self, official: Path) -> list[Rolled]:
+        """All inputs with what the official side made of them, the smallest first."""
+        rows = []
+        for item in self.runner.items:
+            made = read_outputs(official, item.key, "float32")
+            if made:
+                run = partial(self.runner.call, self.model, item, torch.float32, self.runner.inputs(item))
+                rows.append(Rolled(item.key, run, made, read_outputs(official, item.key, "reference")))
+        return sorted(rows, key=lambda row: sum(tensor.numel() for tensor in row.official.values()))

@@ -67,8 +67,9 @@ def branches(function: Call, args: tuple[Any, ...], kwargs: dict[str, Any], resu
 
 
 def fills(function: Call, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Iterator[Variant]:
-    yield Variant("nothing masked", argument(0))
     yield Variant("the mask inverted", lambda f, a, k: f(a[0], ~a[1].bool(), *a[2:], **k))
+    if not (isinstance(args[1], torch.Tensor) and args[1].bool().all()):  # else the two are the same
+        yield Variant("nothing masked", argument(0))
 
 
 def products(function: Call, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Iterator[Variant]:

@@ -130,6 +130,12 @@ def _other_slices(value: torch.Tensor, place: tuple[Any, ...]) -> Iterator[Varia
         if not isinstance(part, slice) or part.step not in (None, 1) or part == slice(None):
             continue
         start, stop, _ = part.indices(size)
+        if isinstance(part.start, int) and part.start < 0 and part.stop is None:
+            for count in (-part.start + 1, -part.start - 1):
+                if 0 < count <= size:
+                    new = (*place[:number], slice(-count, None), *place[number + 1 :])
+                    words = f"the last {count} in place of the last {-part.start} along axis {axis - 1}"
+                    yield Variant(words, with_argument(1, new))
         others = {(start - 1, stop - 1), (start + 1, stop + 1)}
         if start == 0:
             others |= {(0, 2 * stop), (0, stop // 2), (size - stop, size)}

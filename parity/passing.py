@@ -56,7 +56,7 @@ def passing(
             changed = act(name, occurrence, "inputs", (*args, Kwargs(kwargs)) if kwargs else args)
             if changed is None:
                 return None
-            return changed[: len(args)], (changed[len(args)] if kwargs else kwargs)
+            return apart(changed)
 
         def after(_: torch.nn.Module, __: Any, ___: Any, output: Any) -> Any:
             if paused():

@@ -14,6 +14,10 @@ from .leaves import leaves
 
 _MOST = 400
 """Tensors that are kept at most; the last ones, which are nearest to the mistake."""
+FRAMES = 2
+"""That causal convolutions keep of the chunk before."""
+_MOST_BYTES = 1 << 28
+"""Of frames of earlier calls."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,8 @@ class Pool:
     Attributes:
         calls: The calls of modules that its own code made.
         used: Identities of the tensors that its code took as an operand or handed on.
+        frames: What a tensor is, in words -> its last frames in the calls of the suspect before this one
+            (`remembered`).
     """
 
     def __init__(self, model: torch.nn.Module, scope: str) -> None:
@@ -73,15 +79,54 @@ class Pool:
         self.scope = scope
         self.calls: list[Call] = []
         self.used: set[int] = set()
+        self.frames: dict[str, torch.Tensor] = {}
         self._made: list[Known] = []
         self._arguments: list[Known] = []
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Another call of the suspect: what an earlier one had at hand is forgotten."""
+        """Another call of the suspect: what an earlier one had at hand is forgotten, but for its last frames."""
+        for words, tensor in self._named():
+            self._remember(words, tensor)
         self.calls, self.used, self._made = [], set(), []
         self._arguments = []
         for _, name, tensor in named_arguments(self.model.get_submodule(self.scope), args, kwargs):
             self._arguments.append(self._known(tensor, f"the argument `{name}` of {self.scope or 'the model'}"))
+
+    def _named(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Words and tensor of what the call made and handed to modules."""
+        yield from ((item.words, item.tensor) for item in self._made if item.intact)
+        for call in self.calls:
+            tensor = first_tensor(call.args)
+            if tensor is not None:
+                yield handed_to(call.module), tensor
+
+    def _remember(self, words: str, tensor: torch.Tensor) -> None:
+        """Keep the last frames of a video, behind those of the calls before."""
+        if tensor.ndim != 5 or not tensor.is_floating_point() or tensor.device.type == "meta":
+            return
+        last, before = tensor[:, :, -FRAMES:], self.frames.pop(words, None)
+        if before is not None and before[:, :, :0].shape == last[:, :, :0].shape:
+            last = torch.cat([before.to(last), last], dim=2)[:, :, -FRAMES:]
+        if last.nbytes + sum(kept.nbytes for kept in self.frames.values()) <= _MOST_BYTES:
+            self.frames[words] = last.clone()
+
+    def remembered(self, words: str, like: torch.Tensor, count: int) -> torch.Tensor | None:
+        """The last ``count`` frames (axis 2) of a tensor in the calls before, zeros before the first; none unknown.
+
+        Args:
+            words: What the tensor is.
+            like: A tensor of [batch, channels, frames, height, width] with the same sizes but for the frames.
+            count: At most `FRAMES`.
+        """
+        kept = self.frames.get(words)
+        if kept is None or like.ndim != 5 or kept[:, :, :0].shape != like[:, :, :0].shape:
+            return None
+        zeros = kept.new_zeros(*kept.shape[:2], count, *kept.shape[3:])
+        return torch.cat([zeros, kept], dim=2)[:, :, -count:]
+
+    def words_of(self, tensor: torch.Tensor) -> str:
+        """What a tensor is that the suspect's code made; empty if it is not known."""
+        return next((item.words for item in reversed(self._made) if item.tensor is tensor), "")
 
     def made(self, value: Any, words: str, file: str, line: int) -> None:
         """A torch call or a module returned ``value``."""
@@ -173,6 +218,11 @@ def named_arguments(
             name = f"{names[place] if place < len(names) else f'[{place}]'}{inside}" if place < len(args) else leaf
             found.append((f"[{place}]{inside}", name, tensor))
     return found
+
+
+def handed_to(module: str) -> str:
+    """The words of the first tensor that a module is handed."""
+    return f"what `{module}` is handed"
 
 
 def first_tensor(value: Any) -> torch.Tensor | None:

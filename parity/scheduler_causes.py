@@ -189,7 +189,7 @@ def _grids(
             yield Cause("grid-points", words), shifted(np.linspace(top, bottom, n + extra)[cut], shift)
     mine = unshifted(body, shift)
     ends = {0.0: "zero", 1 / train: "1 / N, as of a schedule without shift"}
-    if n > 1 and _straight(mine) and _straight(raw):
+    if n > 1 and straight(mine) and straight(raw):
         told = []
         for name, at in (("begins", 0), ("ends", -1)):
             if abs(mine[at] - raw[at]) > _NEAR:
@@ -240,7 +240,8 @@ def _fitted(body: Array, theirs: Array, shift: float) -> Cause | None:
     return None
 
 
-def _straight(values: Array) -> bool:
+def straight(values: Array) -> bool:
+    """Whether a grid's points have equal distances."""
     return bool(np.abs(values - np.linspace(values[0], values[-1], len(values))).max() < 1e-5)
 
 

@@ -17,9 +17,9 @@ from .errors import ParityError
 Tensor = torch.Tensor
 
 _COUNTS = ("num_inference_steps", "num_steps", "sampling_steps", "steps")
-_SAMPLES = ("sample", "original_samples", "clean_latent", "latents", "x")
+SAMPLES = ("sample", "original_samples", "clean_latent", "latents", "x")
 _TIMES = ("timestep", "timesteps", "t")
-_OUTPUTS = ("model_output", "velocity", "noise_pred", "v")
+OUTPUTS = ("model_output", "velocity", "noise_pred", "v")
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def add_noise(scheduler: Any, name: str, sample: Tensor, noise: Tensor, times: T
     method = getattr(scheduler, name)
     known = parameters(method)
     keywords: dict[str, Any] = {}
-    for names, value in ((_SAMPLES, sample), (_TIMES, times), (("noise",), noise)):
+    for names, value in ((SAMPLES, sample), (_TIMES, times), (("noise",), noise)):
         chosen = next((item for item in names if item in known), None)
         if chosen is None:
             raise TypeError(f"{name}{tuple(known)} has none of the parameters {names}")
@@ -181,7 +181,7 @@ def _bound(
     step: Any, known: Mapping[str, Any], output: Tensor, timestep: Tensor, sample: Tensor, keywords: dict[str, Any]
 ) -> Any:
     named = {}
-    for names, value in ((_OUTPUTS, output), (_TIMES, timestep), (_SAMPLES, sample)):
+    for names, value in ((OUTPUTS, output), (_TIMES, timestep), (SAMPLES, sample)):
         chosen = next((item for item in names if item in known), None)
         if chosen is None:
             return step(output, timestep, sample, **keywords)

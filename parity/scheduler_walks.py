@@ -23,8 +23,7 @@ def make_walks(spec: dict[str, Any], variants: Path) -> tuple[list[Walk], str | 
     A walk with another shift has a folder of weights of its own, below ``variants``, in which only the configuration
     file is changed, so that an adapter that reads it needs to know nothing about this.
     """
-    file = _find(spec)
-    config = _read(file) if file else {}
+    file, config = official_config(spec)
     counts = sorted({*STEPS, int(spec["num_steps"])})
     name = next((name for name in ("shift", "flow_shift") if isinstance(config.get(name), (int, float))), None)
     if config.get("use_dynamic_shifting"):
@@ -44,6 +43,16 @@ def make_walks(spec: dict[str, Any], variants: Path) -> tuple[list[Walk], str | 
         given = [1.0, 0.8, 0.55, 0.2]
         walks.append(Walk("sigmas", len(given), shift=shift, sigmas=given, config=config))
     return walks, str(file) if file else None
+
+
+def official_config(spec: dict[str, Any]) -> tuple[Path | None, dict[str, Any]]:
+    """The configuration file of the official scheduler and what it says; none and nothing without one.
+
+    Raises:
+        ParityError: It is there, but cannot be read.
+    """
+    file = _find(spec)
+    return file, _read(file) if file else {}
 
 
 def _find(spec: dict[str, Any]) -> Path | None:

@@ -6,6 +6,7 @@ place that is measured come first.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +18,7 @@ import torch
 
 from .leaves import leaves, swap_leaf
 from .passing import apart
-from .pool import Call, Pool, broadcasts, first_tensor, named_arguments
+from .pool import FRAMES, Call, Pool, broadcasts, first_tensor, handed_to, named_arguments
 from .variant import Variant, after, op_name
 
 Alone = Callable[[], AbstractContextManager[Any]]
@@ -63,6 +64,7 @@ class Op:
         operands: The tensors among its first two arguments, by position.
         results: The tensors that it returned.
         before: Number of calls of modules that had begun.
+        parts: The tensors in its first argument, where that is a list.
     """
 
     number: int
@@ -72,6 +74,7 @@ class Op:
     operands: tuple[tuple[int, torch.Tensor], ...]
     results: tuple[torch.Tensor, ...]
     before: int
+    parts: tuple[torch.Tensor, ...] = ()
 
     @property
     def result(self) -> torch.Tensor | None:
@@ -87,7 +90,9 @@ def op_of(
     if not made:
         return None
     operands = tuple((place, value) for place, value in enumerate(args[:2]) if isinstance(value, torch.Tensor))
-    return Op(number, op_name(function), file, line, operands, made, before)
+    listed = args[0] if args and isinstance(args[0], (list, tuple)) else ()
+    parts = tuple(value for value in listed if isinstance(value, torch.Tensor))
+    return Op(number, op_name(function), file, line, operands, made, before, parts)
 
 
 def rewirings(pool: Pool, partner: set[str], called: set[str], alone: Alone) -> Iterator[tuple[Rewiring, ...]]:
@@ -111,6 +116,9 @@ def rewirings(pool: Pool, partner: set[str], called: set[str], alone: Alone) -> 
             yield (change,)
     for call in calls:
         for change in _skipped(call, modules, alone):
+            yield (change,)
+    for call in calls:
+        for change in _remembered(call, pool):
             yield (change,)
     handed = (change for call in calls if call.module not in partner for change in _handed(call, pool))
     for change in itertools.islice(handed, _MOST_HANDED):
@@ -194,6 +202,43 @@ def _handed(call: Call, pool: Pool) -> Iterator[Rewiring]:
 
             words = f"{item.words} handed to `{call.module}` as its `{name}`"
             yield Rewiring(words, call.module, call.occurrence, call.file, call.line, handed=handed)
+
+
+def _remembered(call: Call, pool: Pool) -> Iterator[Rewiring]:
+    """The last frames that a module was handed before, as the argument that it is not handed (a causal cache)."""
+    parameters = list(inspect.signature(pool.model.get_submodule(call.module).forward).parameters.values())
+    place = next((i for i, value in enumerate(call.args) if value is None), len(call.args))
+    tensor = first_tensor(call.args)
+    if place >= len(parameters) or tensor is None or call.kwargs or parameters[place].default is not None:
+        return
+    for count in range(FRAMES, 0, -1):
+        frames = pool.remembered(handed_to(call.module), tensor, count)
+        if frames is not None and (count == FRAMES or pool.frames[handed_to(call.module)].shape[2] == FRAMES):
+
+            def handed(values: Any, frames: torch.Tensor = frames) -> Any:
+                return (*values[:place], frames, *values[place + 1 :])
+
+            words = f"the last {count} of the frames that `{call.module}` was handed before (zeros before the first)"
+            words += f" handed to it as its `{parameters[place].name}`"
+            yield Rewiring(words, call.module, call.occurrence, call.file, call.line, handed=handed)
+
+
+def remembered_parts(ops: Sequence[Op], pool: Pool) -> Iterator[tuple[str, int, Variant, str, int]]:
+    """Before a chunk of frames, the last frames of the chunk before as a part of what is joined; as `forgotten`."""
+    for op in reversed(ops):
+        if op.name != "cat" or len(op.parts) != 2:
+            continue
+        first, chunk = op.parts
+        name = pool.words_of(chunk)
+        frames = pool.remembered(name, chunk, first.shape[2]) if first.ndim == 5 and first.shape[2] <= FRAMES else None
+        if frames is None or frames.shape != first.shape:
+            continue
+
+        def change(f: Any, a: Any, k: Any, frames: torch.Tensor = frames) -> Any:
+            return f([frames, a[0][1]], *a[1:], **k)
+
+        words = f"{op.name}: the last {first.shape[2]} of the frames of {name} in the call before as its first part"
+        yield words, op.number, Variant(words, change), op.file, op.line
 
 
 def _reordered(call: Call, given: list[tuple[str, str, torch.Tensor]]) -> Iterator[Rewiring]:

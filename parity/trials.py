@@ -16,13 +16,14 @@ from .passing import Forcer, Kept, Where
 from .pool import Pool
 from .reached import paired, tolerant
 from .rehearsal import Place, Record, Rehearsal, Trial
-from .substitutes import forgotten, other_operands, passed_through, rewirings
+from .substitutes import forgotten, other_operands, passed_through, remembered_parts, rewirings
 from .variant import Variant
 
 MOST_TRIALS = 1000
 """Forwards."""
 BUDGET_S = 60.0
 _SHOWN = 3
+_MASKING = ("masked_fill:", "where:")
 _FEW = 8
 _AFTER_ONE = 40
 """Trials that are still made when one was found: another that is as simple is shown beside it."""
@@ -116,6 +117,7 @@ def search(
         for found, row in answers:
             if row:
                 attempt(_at_operands(again, found))  # x * s + x is x * (1 + s): one operation says it better
+                attempt(_on_the_way(again, found))
                 rows.append(row)
     for stage in stages:
         if not rows:
@@ -136,14 +138,18 @@ def _stages(record: Record, partner: Mapping[str, str], place: Place, called: se
     )
     several = {op.number for op in record.ops if len(op.results) > 1}
     parts = [trial for trial in record.mutations if trial.indices <= several]
+    masks = [trial for trial in record.mutations if trial.words.startswith(_MASKING) and trial not in parts]
     return [
         _in_order(parts),  # which chunk is which says more than what each use of a chunk should be handed
+        _in_order(masks),  # where nothing is masked, the tensor before the mask is as good as the right one
         changes,
         operands(forgotten(record.ops, record.pool)),
         operands(passed_through(record.ops, record.pool, called, place.alone)),
         itertools.chain(
-            _in_order([trial for trial in record.mutations if trial not in parts]), _in_series(record.counted)
+            _in_order([trial for trial in record.mutations if trial not in parts and trial not in masks]),
+            _in_series(record.counted),
         ),
+        operands(remembered_parts(record.ops, record.pool)),
         operands(other_operands(record.ops, record.pool)),
     ]
 
@@ -179,6 +185,18 @@ def _at_operands(record: Record, found: list[Completion]) -> list[Trial]:
         if any(id(tensor) in tensors for tensor in (*op.results, *(operand for _, operand in op.operands)))
     }
     return [trial for trial in record.mutations if trial.indices <= numbers][:_AFTER_ONE]
+
+
+def _on_the_way(record: Record, found: list[Completion]) -> list[Trial]:
+    """The usual mistakes in what is done to a tensor that is right as it is, and another order of those of its line."""
+    instead = [c.item for c in found if c.item is not None and c.words == f"{c.item.words} in the place of {{x}}"]
+    made = [op.number for op in record.ops for item in instead if any(item.tensor is r for r in op.results)]
+    if not made:
+        return []
+    lines = {(item.file, item.line) for item in instead}
+    later = [trial for trial in record.mutations if min(trial.indices) > max(made)]
+    series = [trial for trial in _in_series(record.counted) if (trial.file, trial.line) in lines]
+    return [*series, *_in_order(later)][:_AFTER_ONE]
 
 
 def _floats(outputs: Mapping[str, torch.Tensor] | None) -> list[tuple[str, torch.Tensor]]:
