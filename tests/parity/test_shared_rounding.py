@@ -9,7 +9,7 @@ import torch
 from fastvideo_port.parity.boundaries import Comparison
 from fastvideo_port.parity.healing import Excuse, find_excuse, looked_past
 from fastvideo_port.parity.pairing import pair_modules
-from fastvideo_port.parity.proof import prove
+from fastvideo_port.parity.prove import prove
 from fastvideo_port.parity.trace import Trace
 from fastvideo_port.parity.tracing import tracing
 from fastvideo_port.parity.verdict import BOUNDARY_FAIL
