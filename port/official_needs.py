@@ -6,7 +6,6 @@ import ast
 import json
 import os
 import subprocess
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .errors import PortError
 from .paths import open_regular
+from .python_source import parse_python
 from .requirements import Needed
 
 LIMIT_S = 30.0
@@ -187,9 +187,8 @@ def imports_of(root: Path, paths: Iterable[str]) -> dict[str, Use]:
     uses: dict[str, Use] = {}
     for path in [path for path in sorted(paths) if path.endswith(".py")][:_MOST_FILES]:
         try:
-            with open_regular(root / path) as file, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tree = ast.parse(file.read(1 << 20))
+            with open_regular(root / path) as file:
+                tree = parse_python(file.read(1 << 20))
         except (PortError, SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         top = {id(node) for node in tree.body}

@@ -14,6 +14,7 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from .python_source import parse_python
 from .textsafe import one_line
 
 if sys.version_info >= (3, 11):
@@ -175,7 +176,7 @@ def _setup_cfg(text: str) -> tuple[list[tuple[str, bool]], str]:
 
 def _setup_py(text: str, path: str) -> tuple[list[tuple[str, bool]], str, list[str]]:
     """The literals of ``setup(...)``; what the script computes is said to be unknown."""
-    tree = ast.parse(text)
+    tree = parse_python(text)
     constants = {
         target.id: node.value
         for node in ast.walk(tree)

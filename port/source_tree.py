@@ -6,7 +6,6 @@ import ast
 import hashlib
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from . import git
 from .errors import PortError
 from .paths import open_regular, resolve_inside
+from .python_source import parse_python
 
 MAX_BYTES = 2 << 20
 """Largest file that is read: FastVideo's longest module has 0.2 MB."""
@@ -92,9 +92,7 @@ class SourceTree:
         if data is None:
             return None
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # invalid escapes in other people's code
-                return ast.parse(data)
+            return parse_python(data)
         except SyntaxError as error:
             self.problems[path] = f"line {error.lineno or 1}: {error.msg}"
         except (ValueError, RecursionError, MemoryError) as error:

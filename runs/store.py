@@ -18,6 +18,7 @@ from typing import Any
 
 from ..parity.strict_json import encode, write_atomically
 from ..port.errors import PortError
+from ..port.python_source import parse_python
 from ..port.records import new_id, now
 from . import processes
 from .detach import start_detached
@@ -317,7 +318,7 @@ class RunStore:
 
 def engine_jobs(folder: Path) -> tuple[str, ...]:
     """The names in the ``JOBS`` of the ``worker.py`` in ``folder``, read from its source: it is never imported here."""
-    tree = ast.parse((folder / "worker.py").read_text("utf-8"))
+    tree = parse_python((folder / "worker.py").read_text("utf-8"))
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(isinstance(x, ast.Name) and x.id == "JOBS" for x in node.targets):
             return tuple(sorted(ast.literal_eval(node.value)))
