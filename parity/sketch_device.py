@@ -48,7 +48,7 @@ class DeviceSketcher:
     """Programs a multiprocessor and part of the sums."""
     warps = 4
     sums: tuple[int, int] = (512, 1024)
-    """Sums that a program holds, in float32, of half precision and of float32."""
+    """Sums that a program holds, in float32, of half precision and of float32; four parts of them fit into a slot."""
     wide = 256
     """The same, in float64."""
 
@@ -232,7 +232,7 @@ class DeviceSketcher:
         pinned, event, waiting = self.sent.popleft()
         if event is not None:
             event.synchronize()
-        hand_out(pinned.numpy()[: len(waiting)], waiting)
+        _hand_out(pinned.numpy()[: len(waiting)], waiting)
         self.free.append((pinned, event))
 
     def finish(self) -> None:
@@ -253,7 +253,7 @@ def _pinned() -> tuple[torch.Tensor, Any]:
     return torch.empty((SLAB, ROW), dtype=torch.float64, pin_memory=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
 
 
-def hand_out(slab: npt.NDArray[np.float64], waiting: list[Waiting]) -> None:
+def _hand_out(slab: npt.NDArray[np.float64], waiting: list[Waiting]) -> None:
     """Complete fingerprints with their rows of a slab, whose memory is used again."""
     tail = slab[:, WIDTH:]
     keys = tail[:, 3:5].copy().view(np.int64)
