@@ -224,7 +224,7 @@ def kernel(device: torch.device, clock: Clock, tune: bool) -> None:
     kept = DeviceSketcher.sums, DeviceSketcher.warps, DeviceSketcher.per_core
     configurations = [kept]
     if tune:
-        configurations += [((s, t), w, p) for s, t in ((512, 512), (1024, 1024)) for w in (4, 8) for p in (1, 2)]
+        configurations += [(s, w, p) for s in (512, 1024) for w in (4, 8) for p in (1, 2)]
     single = other.view(torch.float32)
     single.normal_()
     strided = half.view(32768, 16384).t()

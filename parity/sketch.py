@@ -116,19 +116,6 @@ def _plan(chunk: int) -> npt.NDArray[np.int64]:
     return _places(chunk * _CHUNK, _CHUNK)
 
 
-@cache
-def _first_row() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """For the elements of the first row: the sum that each goes to, and its sign."""
-    place = _plan(0)[:WIDTH]
-    return place % WIDTH, np.where(place >= WIDTH, np.float32(-1), np.float32(1))
-
-
-def in_order(sums: npt.NDArray[Any], elements: int) -> npt.NDArray[Any]:
-    """The values themselves, from the sums of a tensor of at most ``WIDTH`` elements: one row, where none meet."""
-    place, sign = _first_row()
-    return sums[place[:elements]] * sign[:elements]
-
-
 def fingerprint(tensor: torch.Tensor, *, narrow: bool = False) -> Fingerprint:
     """Fingerprint a tensor of any dtype; a complex one is seen as pairs of real numbers.
 

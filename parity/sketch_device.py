@@ -2,39 +2,44 @@
 
 Device memory does not grow with the number of tensors: the rows of `SLAB` tensors, what the programs of `HELD`
 launches left to be added up, and one scratch for tensors that are not contiguous. A full slab goes to pinned memory in
-stream order and is read when the host has time, so nothing waits for it.
+stream order and is read at the end or when many wait, so nothing waits for it.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from .sketch import BLOCK, WIDTH, Fingerprint, in_order, pack
+from .sketch import BLOCK, WIDTH, Fingerprint, pack
 from .sketch_blocks import HEAD, ROW, SLOT, sum_up_kernel
 from .sketch_order import line_up_kernel
+from .sketch_small import Small, copied, hand_out, together
 from .sketch_triton import sketch_kernel
 from .strides import merged
 from .triton_launch import Launcher, launcher
 
 SLAB = 64
-"""Tensors on the device before their rows go to the host."""
+"""Tensors on the device, at most, before their rows go to the host."""
 HELD = 32
-"""Launches whose programs' sums are added up at once."""
+"""Launches, at most, whose programs' sums are added up at once."""
 SCRATCH = 256 * 2**20
 """Bytes, at most, in which tensors that are not contiguous are put in order, a piece at a time."""
 Waiting: TypeAlias = tuple[Fingerprint, int, bool]
 """A fingerprint without its values, the elements of its tensor, and whether its sketch is kept in float32."""
-_Sent: TypeAlias = tuple[torch.Tensor, Any, list[Waiting]]
+_Sent: TypeAlias = tuple[torch.Tensor, Any, Callable[[npt.NDArray[np.float64]], None]]
 KINDS = {torch.bfloat16: 1, torch.float16: 2}
 _HEIGHT, _LENGTH = 32, 128
-_PINNED = 4
+_PINNED = 16
 """Slabs that wait on the host to be read, at most."""
+_SMALL = 64
+"""Small tensors whose copies wait on the device, at most."""
 _LANES, _SLOTS = 256, 16
 _KEYS = slice(WIDTH + 3, WIDTH + 5)
 _LEAST = -(2**63)
@@ -47,8 +52,8 @@ class DeviceSketcher:
     per_core = 1
     """Programs a multiprocessor and part of the sums."""
     warps = 4
-    sums: tuple[int, int] = (512, 1024)
-    """Sums that a program holds, in float32, of half precision and of float32; four parts of them fit into a slot."""
+    sums = 512
+    """Sums that a program holds, in float32: a quarter of them, since a slot has room for the moments of four parts."""
     wide = 256
     """The same, in float64."""
 
@@ -75,19 +80,15 @@ class DeviceSketcher:
         self.kernels = [self._kernel(kind) for kind in range(4)]
         self.sent: deque[_Sent] = deque()
         self.free: list[tuple[torch.Tensor, Any]] = []
-        self.behind: Any = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
-        self.ahead = False  # whether the host is, as far as is known
-        self.small: list[tuple[torch.Tensor, bool, Fingerprint]] = []
+        self.small: list[Small] = []
         self.scratch: torch.Tensor | None = None
         self.waiting: list[Waiting] = []
         self.stream = torch._C._cuda_getCurrentRawStream(device.index) if on_gpu else 0
         self._clear()
 
-    def _kernel(self, kind: int) -> tuple[int, Launcher]:
-        """Parts of the sums and the kernel for dtypes of a kind."""
-        sums = self.sums[kind == 3]
-        kernel = launcher(sketch_kernel, kind, self.paired and kind in (1, 2), sums, self.wide, num_warps=self.warps)
-        return WIDTH // sums, kernel
+    def _kernel(self, kind: int) -> Launcher:
+        paired = self.paired and kind in (1, 2)
+        return launcher(sketch_kernel, kind, paired, self.sums, self.wide, num_warps=self.warps)
 
     def _clear(self) -> None:
         self.slab.zero_()
@@ -96,33 +97,24 @@ class DeviceSketcher:
     def add(self, tensor: torch.Tensor, rounded: bool, made: Fingerprint) -> None:
         """Queue the fingerprint of a tensor that is not empty.
 
-        Of a small one a copy is queued: the device may be waiting for the host, and what copies is in C++.
-
         Args:
             tensor: On the device.
             rounded: Keep the sketch in float32.
             made: Gets the moments, non-finite elements and sketch, in `finish` at the latest.
         """
-        if tensor.numel() <= WIDTH and self.on_gpu:
-            self.small.append((tensor.detach().clone(memory_format=torch.contiguous_format), rounded, made))
-            return
-        if self.small and (self.ahead or len(self.small) >= SLAB):
-            self._add_small()
-        self._add(tensor, rounded, made)
-
-    def _add_small(self) -> None:
-        self.ahead = False
-        small, self.small = self.small, []
-        for tensor, rounded, made in small:
+        if self.on_gpu:
+            self._follow()
+        if tensor.numel() <= WIDTH:
+            self.small.append((copied(tensor), rounded, made))
+            if len(self.small) == _SMALL:
+                self._send_small()
+        elif self.on_gpu and self.index != torch._C._cuda_getDevice():  # Triton launches on the current one
+            with torch.cuda.device(self.device):
+                self._add(tensor, rounded, made)
+        else:
             self._add(tensor, rounded, made)
 
     def _add(self, tensor: torch.Tensor, rounded: bool, made: Fingerprint) -> None:
-        if self.on_gpu:
-            if self.index != torch._C._cuda_getDevice():  # Triton launches on the current one
-                with torch.cuda.device(self.device):
-                    self._add(tensor, rounded, made)
-                return
-            self._follow()
         if len(self.waiting) == SLAB:
             self._drain()
         row = len(self.waiting)
@@ -155,25 +147,19 @@ class DeviceSketcher:
         if tensor.dtype == torch.bool:
             tensor = tensor.view(torch.uint8)
         programs = min(self.programs, (hi - 1) // BLOCK - lo // BLOCK + 1)
-        parts, kernel = self.kernels[kind]
-        kernel(parts, programs, 1, (tensor, self.slab, self.left, self.stride, self.held, row, lo, hi, back))
+        values = (tensor, self.slab, self.left, self.stride, self.held, row, lo, hi, back)
+        self.kernels[kind](WIDTH // self.sums, programs, 1, values)
         if kind:
             self.held += 1
             if self.held == HELD:
                 self._sum_up()
 
     def _sum_up(self) -> None:
-        """Add what the programs of some launches left to the rows; a slab is read if the device is busy meanwhile."""
+        """Add what the programs of some launches left to the rows."""
         if self.held:
             kernel = launcher(sum_up_kernel, _LANES, _SLOTS, num_warps=4)
             kernel(self.held, WIDTH // _LANES, 1, (self.left, self.slab, self.stride))
             self.held = 0
-        if self.behind is not None:
-            # Where the device has not come to what was queued here the last time, the host has time.
-            self.ahead = not self.behind.query()
-            if self.ahead and self.sent and self.sent[0][1].query():
-                self._read()
-            self.behind.record(torch.cuda.current_stream(self.device))
 
     def _in_pieces(self, tensor: torch.Tensor, row: int) -> None:
         """Put a tensor in order in the scratch, as many elements at a time as it holds."""
@@ -223,17 +209,29 @@ class DeviceSketcher:
             event.record(torch.cuda.current_stream(self.device))
         else:
             pinned, event = self.slab.clone(), None
-        self.sent.append((pinned, event, self.waiting))
+        self.sent.append((pinned, event, partial(_hand_out, waiting=self.waiting)))
         self.waiting = []
         self._clear()
 
+    def _send_small(self) -> None:
+        """Send the values of small tensors to the host; nothing waits."""
+        values, ordered = together(self.small)
+        self.small = []
+        event: Any = None
+        if self.on_gpu:
+            values = values.to("cpu", non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(torch.cuda.current_stream(self.device))
+        self.sent.append((values, event, partial(hand_out, ordered=ordered)))
+
     def _read(self) -> None:
-        """Hand the rows of the slab that was sent first to their fingerprints; waits for it."""
-        pinned, event, waiting = self.sent.popleft()
+        """Hand out what was sent first; waits for it."""
+        pinned, event, complete = self.sent.popleft()
         if event is not None:
             event.synchronize()
-        _hand_out(pinned.numpy()[: len(waiting)], waiting)
-        self.free.append((pinned, event))
+        complete(pinned.numpy())
+        if pinned.shape == self.slab.shape:
+            self.free.append((pinned, event))
 
     def finish(self) -> None:
         """Complete all fingerprints; waits for the device."""
@@ -243,8 +241,10 @@ class DeviceSketcher:
                     self.finish()
                 return
             self._follow()
-        self._add_small()
-        self._drain()
+        if self.small:
+            self._send_small()
+        if self.waiting:
+            self._drain()
         while self.sent:
             self._read()
 
@@ -255,6 +255,7 @@ def _pinned() -> tuple[torch.Tensor, Any]:
 
 def _hand_out(slab: npt.NDArray[np.float64], waiting: list[Waiting]) -> None:
     """Complete fingerprints with their rows of a slab, whose memory is used again."""
+    slab = slab[: len(waiting)]
     tail = slab[:, WIDTH:]
     keys = tail[:, 3:5].copy().view(np.int64)
     extrema = np.where(keys < 0, keys ^ np.int64(0x7FFFFFFFFFFFFFFF), keys).view(np.float64)
@@ -264,11 +265,10 @@ def _hand_out(slab: npt.NDArray[np.float64], waiting: list[Waiting]) -> None:
     narrow = fits and all(rounded for _, _, rounded in waiting)
     sums = slab[:, :WIDTH].astype(np.float32 if narrow else np.float64)
     rows = zip(tail[:, 0].tolist(), norms.tolist(), tail[:, 2].tolist(), extrema.tolist(), sums, waiting, strict=True)
-    for total, norm, non_finite, (low, high), sketch, (made, elements, rounded) in rows:
+    for total, norm, non_finite, (low, high), sketch, (made, _, rounded) in rows:
         made.moments = (total, norm, -low, high)
         made.non_finite = int(non_finite)
-        ordered = in_order(sketch, elements) if elements <= WIDTH else sketch
-        made.packed = ordered if narrow else pack(ordered, rounded)
+        made.packed = sketch if narrow else pack(sketch, rounded)
 
 
 def _planes(

@@ -40,7 +40,7 @@ class Tensors:
         self.shapes: list[Fingerprint] = []
         self.apart = False
         self.known: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
-        self.casts: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
+        self.copies: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
         self.places: dict[tuple[Any, ...], _Seen] = {}
         self.layouts: dict[tuple[Any, ...], _Seen] = {}
 
@@ -63,37 +63,46 @@ class Tensors:
         seen = self.known.get(id(tensor))
         if seen is not None and seen[1] == version and seen[0]() is tensor:
             return seen[2]
-        seen = self.casts.get(id(tensor))
-        if seen is not None and seen[1] == version and seen[0]() is tensor:
-            wider = self._again(seen[2], tensor)
-            self.known[id(tensor)] = (seen[0], version, wider)
-            return wider
-        try:
-            start = (tensor.data_ptr(), tensor.dtype, tensor.device, tensor.is_conj(), tensor.is_neg())
-        except RuntimeError:  # no storage of its own
-            return self._new(tensor)
-        if not tensor.numel():
+        place = _place(tensor)
+        if place is None:
             return self._new(tensor)
         storage, itself = tensor.untyped_storage(), weakref.ref(tensor)
-        place = (*start, tensor.shape, tensor.stride())
         index = self._seen_at(self.places, place, storage, version)
         if index is None:
-            layout = (*start, _layout(tensor))
+            layout = _layout(tensor, place)
             other = self._seen_at(self.layouts, layout, storage, version)
+            if other is None:
+                other = self._seen_as(self.copies, tensor, version)
             index = self._new(tensor) if other is None else self._again(other, tensor)
             self.places[place] = self.layouts[layout] = _Seen(itself, storage, version, index)
         self.known[id(tensor)] = (itself, version, index)
         return index
 
-    def cast(self, source: torch.Tensor, output: Any) -> None:
+    def copied(self, source: Any, output: Any) -> None:
         """Note that ``output`` has the values of ``source``, if that was seen and only has got room for more digits."""
-        if self.sketcher is None or not self.sketcher.narrow or not isinstance(output, torch.Tensor):
+        if self.sketcher is None or type(output) is not torch.Tensor or not isinstance(source, torch.Tensor):
             return
-        seen = self.known.get(id(source))
-        if seen is None or output.dtype != torch.float32 or source.dtype not in HALVES or output.is_inference():
+        wider = self.sketcher.narrow and output.dtype == torch.float32 and source.dtype in HALVES
+        if not (wider or source.dtype == output.dtype) or source.shape != output.shape or output is source:
             return
-        if seen[1] == source._version and seen[0]() is source and output.device == source.device:
-            self.casts[id(output)] = (weakref.ref(output), output._version, seen[2])
+        if source.device == output.device and not output.is_inference() and not source.is_inference():
+            index = self._known(source, source._version)
+            if index is not None:
+                self.copies[id(output)] = (weakref.ref(output), output._version, index)
+
+    def _known(self, tensor: torch.Tensor, version: int) -> int | None:
+        """Index of a tensor, or of its memory, if that was seen."""
+        index = self._seen_as(self.known, tensor, version)
+        if index is not None or (place := _place(tensor)) is None:
+            return index
+        return self._seen_at(self.layouts, _layout(tensor, place), tensor.untyped_storage(), version)
+
+    @staticmethod
+    def _seen_as(
+        table: dict[int, tuple[weakref.ref[torch.Tensor], int, int]], tensor: torch.Tensor, version: int
+    ) -> int | None:
+        seen = table.get(id(tensor))
+        return seen[2] if seen is not None and seen[1] == version and seen[0]() is tensor else None
 
     def _seen_at(self, places: dict[tuple[Any, ...], _Seen], place: Any, storage: Any, version: int) -> int | None:
         """Index of the tensor that was seen in this place, if its memory still lives and holds what it held."""
@@ -125,9 +134,20 @@ class Tensors:
         return self.sketcher.finish() if self.sketcher is not None else self.shapes
 
 
-def _layout(tensor: torch.Tensor) -> tuple[int, ...]:
+def _place(tensor: torch.Tensor) -> tuple[Any, ...] | None:
+    """What two views of one memory share if they are alike; none without memory or elements."""
+    try:
+        start = tensor.data_ptr()
+    except RuntimeError:  # no storage of its own
+        return None
+    if not tensor.numel():
+        return None
+    return start, tensor.dtype, tensor.device, tensor.is_conj(), tensor.is_neg(), tensor.shape, tensor.stride()
+
+
+def _layout(tensor: torch.Tensor, place: tuple[Any, ...]) -> tuple[Any, ...]:
     """What tells tensors of one memory apart in the order of their elements: equal for two shapes with one order."""
     if tensor.is_contiguous():
-        return (tensor.numel(),)
+        return (*place[:5], tensor.numel())
     sizes, strides = merged(tensor.shape, tensor.stride())
-    return (*sizes, *strides)
+    return (*place[:5], *sizes, *strides)

@@ -28,7 +28,11 @@ _ATTENTION = "scaled_dot_product_attention"
 BOUNDARIES = _NORMS | {_ATTENTION}
 """Functions that are traced like modules, where code leaves the module tree; a norm only outside a norm module."""
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
-_CASTS = (torch.Tensor.float, torch.Tensor.to)
+_PAD = torch.nn.functional.pad
+_COPIES = (torch.Tensor.float, torch.Tensor.to, torch.Tensor.contiguous, torch.Tensor.clone, torch.clone, _PAD)
+"""What may return the values of its first argument in other memory."""
+_FEW = 64
+"""Numbers, at most, that go to a device without waiting for it."""
 
 
 class _Open(NamedTuple):
@@ -133,7 +137,9 @@ class _Functions(TorchFunctionMode):
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
         self.recorder = recorder
-        self.watched: dict[Any, Callable[..., Any] | None] = dict.fromkeys(_CASTS, self._cast)
+        self.watched: dict[Any, Callable[..., Any] | None] = dict.fromkeys(_COPIES, self._copy)
+        self.watched[torch.tensor] = self._made
+        self.sources: list[torch.Tensor] = []
         self.watched[_DATA] = self._data
 
     def __torch_function__(
@@ -152,11 +158,26 @@ class _Functions(TorchFunctionMode):
         self.recorder.tensors.apart |= not isinstance(args[0], torch.nn.Parameter)
         return func(*args)
 
-    def _cast(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _copy(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = func(*args, **kwargs)
-        if args:
-            self.recorder.tensors.cast(args[0], output)
+        if args and (func is not _PAD or not any(args[1] if len(args) > 1 else kwargs["pad"])):
+            self.recorder.tensors.copied(args[0], output)
         return output
+
+    def _made(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Python numbers on a CUDA device, as ``torch.tensor`` makes them but without its wait for all that is queued.
+
+        After such a wait the device idles until the host has caught up, and with hooks that takes longer.
+        """
+        device = kwargs.get("device")
+        if device is None or torch.device(device).type != "cuda" or kwargs.keys() - {"device", "dtype"}:
+            return func(*args, **kwargs)
+        numbers = args[0] if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
+        if len(numbers) > _FEW or not all(isinstance(number, (bool, int, float)) for number in numbers):
+            return func(*args, **kwargs)
+        source = func(*args, **{**kwargs, "device": "cpu"})
+        self.sources.append(source)  # until the end, though CUDA reads pageable memory before the call returns
+        return source.to(device, non_blocking=True)
 
     def _boundary(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name, recorder = func.__name__, self.recorder

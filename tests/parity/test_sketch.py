@@ -194,3 +194,23 @@ def test_the_gpu_keeps_what_a_tensor_held_when_it_was_added() -> None:
         tensor.zero_()
     for got, want in zip(sketcher.finish(), wanted, strict=True):
         assert sketch_distance(got, want) < 1e-12 and got.moments[2:] == want.moments[2:]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_gpu_s_fingerprints_are_those_of_the_cpu_however_many_there_are() -> None:
+    """Project: more than a slab and than what is held, small ones among them."""
+    random = torch.Generator().manual_seed(9)
+    tensors: list[torch.Tensor] = []
+    for index in range(2500):
+        size = (3000 + 7 * (index % 700)) if index % 3 else 1 + index % 1500
+        dtype = (torch.float32, torch.bfloat16, torch.int64)[index % 7 % 3]
+        tensors.append((torch.randn(size, generator=random) * 9).to(dtype))
+    tensors[6][0] = float("inf")
+    wanted = [fingerprint(tensor) for tensor in tensors]
+    sketcher = Sketcher()
+    for tensor in tensors:
+        sketcher.add(tensor.cuda())
+    for got, want in zip(sketcher.finish(), wanted, strict=True):
+        assert sketch_distance(got, want) < 1e-6 and got.non_finite == want.non_finite
+        assert got.moments[2:] == want.moments[2:] and got.packed.dtype == want.packed.dtype

@@ -187,6 +187,24 @@ def test_a_wider_copy_of_what_was_seen_is_not_read_again_and_one_that_was_writte
     _same_as_alone(prints[:2], kept[:2], narrow=False)
 
 
+def test_a_copy_of_what_was_seen_is_not_read_again_unless_it_holds_something_else() -> None:
+    kept: list[torch.Tensor] = []
+
+    def look(see: nn.Module, x: torch.Tensor) -> None:
+        heads = x.view(1, 6, 30, 100)
+        see(heads.transpose(1, 2))
+        same = [heads.transpose(1, 2).contiguous(), heads.transpose(1, 2).clone(), F.pad(heads.transpose(1, 2), (0, 0))]
+        others = [heads.clone(), F.pad(heads, (1, 0)), F.pad(heads, (0, 0, 1, -1)), same[0].clone()]
+        others[-1][..., 0] += 1
+        kept.extend((heads.transpose(1, 2), *same, same[0].flatten(2), *others))
+        for tensor in kept[1:]:
+            see(tensor)
+
+    prints = _seen(look)
+    assert [one.packed is prints[0].packed for one in prints] == [True] * 5 + [False] * 4
+    _same_as_alone(prints, kept, narrow=False)
+
+
 @pytest.mark.parametrize("apart", [False, True], ids=["an alias that counts writes with it", "tensor.data"])
 def test_memory_that_was_written_through_a_tensor_now_gone_is_read_again(apart: bool) -> None:
     """Project: ``y.data`` does not count the writes to y, and y itself is gone when it is asked."""
@@ -351,3 +369,33 @@ def test_a_copy_of_a_module_that_the_forward_makes_is_left_out() -> None:
     with tracing(model) as trace:
         model(torch.randn(2, 4))
     assert [call.module for call in trace.calls] == ["", "inner"]
+
+
+class Numbers(nn.Module):
+    """Makes a tensor of Python numbers behind queued work, as FastVideo's blocks do, and notes whether it waited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.see = nn.Identity()
+        self.waited = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.cuda._sleep(200_000_000)
+        queued = torch.cuda.Event()
+        queued.record()
+        numbers = torch.tensor([3, 4], device=x.device)
+        self.waited = queued.query()
+        return self.see(numbers) * x
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_numbers_that_the_forward_sends_to_the_device_are_the_same_and_wait_for_nothing() -> None:
+    model, x = Numbers(), torch.ones(2, device="cuda")
+    plain = model(x)
+    assert model.waited, "without a trace torch.tensor waits: nothing to show here any more"
+    with tracing(model) as trace:
+        traced = model(x)
+    assert not model.waited and torch.equal(plain, traced) and traced.tolist() == [3, 4]
+    seen = trace.tensors[trace.calls[1].inputs[0][1]]
+    assert seen.dtype == "int64" and seen.packed.tolist() == [3, 4]
