@@ -254,6 +254,11 @@ def add_block(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _joined(total, square, low, high, total_2, square_2, low_2, high_2):  # type: ignore[no-untyped-def]
+    return total + total_2, square + square_2, tl.minimum(low, low_2), tl.maximum(high, high_2)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def leave(  # type: ignore[no-untyped-def]
     slot, part, some, sums, odd, total, square, low, high, SUMS: tl.constexpr, KIND: tl.constexpr, PAIRED: tl.constexpr
 ):  # fmt: skip
@@ -265,23 +270,22 @@ def leave(  # type: ignore[no-untyped-def]
     some: Whether the program added anything.
     """
     if PAIRED:
-        least = tl.min(tl.minimum(_first(low, KIND), _second(low, KIND)), axis=0)
-        most = tl.max(tl.maximum(_first(high, KIND), _second(high, KIND)), axis=0)
-    else:
-        least = tl.min(low, axis=0)
-        most = tl.max(high, axis=0)
+        low = tl.minimum(_first(low, KIND), _second(low, KIND))
+        high = tl.maximum(_first(high, KIND), _second(high, KIND))
+    # In one reduction, since the lanes wait for each other in each.
+    moments = (total.to(tl.float64), square.to(tl.float64), low, high)
+    total, size, least, most = tl.reduce(moments, 0, _joined)
     peak = tl.maximum(tl.abs(least), tl.abs(most))
-    size = _sum(square)
     usual = (size < float("inf")) & ((peak == 0.0) | ((peak < _LARGE) & (peak > _SMALL)))
     good = usual & some
     both = sums if KIND == 3 else tl.interleave(sums, odd)
     lanes = slot.to(tl.pointer_type(tl.float32), bitcast=True) + part * SUMS + tl.arange(0, SUMS)
     tl.store(lanes, tl.where(good, both, 0.0))
-    moments = slot + _WIDTH // 2 + part * 4
-    tl.store(moments, tl.where(good, _sum(total), 0.0))
-    tl.store(moments + 1, tl.where(good, size, 0.0))
-    tl.store(moments + 2, tl.where(good, least, float("inf")).to(tl.float64))
-    tl.store(moments + 3, tl.where(good, most, float("-inf")).to(tl.float64))
+    kept = slot + _WIDTH // 2 + part * 4
+    tl.store(kept, tl.where(good, total, 0.0))
+    tl.store(kept + 1, tl.where(good, size, 0.0))
+    tl.store(kept + 2, tl.where(good, least, float("inf")).to(tl.float64))
+    tl.store(kept + 3, tl.where(good, most, float("-inf")).to(tl.float64))
     return usual
 
 

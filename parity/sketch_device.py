@@ -38,7 +38,7 @@ KINDS = {torch.bfloat16: 1, torch.float16: 2}
 _HEIGHT, _LENGTH = 32, 128
 _PINNED = 16
 """Slabs that wait on the host to be read, at most."""
-_SMALL = 64
+_SMALL = 16
 """Small tensors whose copies wait on the device, at most."""
 _LANES, _SLOTS = 256, 16
 _KEYS = slice(WIDTH + 3, WIDTH + 5)

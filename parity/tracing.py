@@ -81,21 +81,26 @@ class _Recorder:
     def record(self, values: Any) -> list[tuple[str, int]]:
         if isinstance(values, torch.Tensor):
             return [("", self.tensors.add(values))] if values.device.type != "meta" else []
+        items: Iterable[tuple[Any, Any]]
         if type(values) is tuple:
-            found = []
-            for index, value in enumerate(values):
-                if isinstance(value, torch.Tensor):
-                    if value.device.type != "meta":
-                        found.append((f"[{index}]", self.tensors.add(value)))
-                elif isinstance(value, (bool, int, float)):
-                    found.append((f"[{index}]", self.tensors.add_number(float(value))))
-                elif value is not None:
-                    found += [
-                        (f"[{index}]{'.' if name and name[0] != '[' else ''}{name}", place)
-                        for name, place in self.record(value)
-                    ]
-            return found
-        return [(name, self.tensors.add(tensor)) for name, tensor in leaves(values) if tensor.device.type != "meta"]
+            items = [(f"[{index}]", value) for index, value in enumerate(values)]
+        elif type(values) is dict:
+            items = values.items()
+        else:
+            return [(name, self.tensors.add(tensor)) for name, tensor in leaves(values) if tensor.device.type != "meta"]
+        found = []
+        for name, value in items:
+            if isinstance(value, torch.Tensor):
+                if value.device.type != "meta":
+                    found.append((str(name), self.tensors.add(value)))
+            elif isinstance(value, (bool, int, float)):
+                found.append((str(name), self.tensors.add_number(float(value))))
+            elif value is not None:
+                found += [
+                    (f"{name}{'.' if inner and inner[0] != '[' else ''}{inner}", place)
+                    for inner, place in self.record(value)
+                ]
+        return found
 
     def left_in(self, call: Call, held: list[tuple[str, Any]]) -> list[tuple[str, int]]:
         """What the call's arguments hold now and did not when it began."""
