@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -83,6 +83,14 @@ def forward(model: torch.nn.Module, bundle: tuple[torch.Tensor, ...]) -> None:
         model(*bundle)
 
 
+class Row(NamedTuple):
+    """Milliseconds by the wall and by events, and MiB."""
+
+    wall: float
+    event: float
+    peak: float
+
+
 class Clock:
     """Milliseconds by the wall (with everything finished) and, on a GPU, by events; the extra peak memory in MiB."""
 
@@ -90,25 +98,32 @@ class Clock:
         self.device = device
         self.gpu = device.type == "cuda"
 
-    def __call__(self, run: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
-        walls, events, peak = [], [], 0.0
-        for number in range(repeats + 1):
-            if self.gpu:
-                torch.cuda.synchronize()
-                torch.cuda.reset_peak_memory_stats()
-                held = torch.cuda.memory_allocated()
-                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                begin.record()
-            start = time.perf_counter()
-            run()
-            if self.gpu:
-                end.record()
-                torch.cuda.synchronize()
-                peak = (torch.cuda.max_memory_allocated() - held) / 2**20
-            if number:  # the first warms up
-                walls.append((time.perf_counter() - start) * 1e3)
-                events.append(begin.elapsed_time(end) if self.gpu else walls[-1])
-        return statistics.median(walls), statistics.median(events), peak
+    def __call__(self, run: Callable[[], Any], repeats: int) -> Row:
+        """Medians of ``repeats`` runs after one that warms up."""
+        return self.in_turns({"": run}, repeats)[""]
+
+    def in_turns(self, runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Row]:
+        """The same of several, one after the other in each round: a device that warms up slows all of them alike."""
+        rounds = [{name: self.once(run) for name, run in runs.items()} for _ in range(repeats + 1)][1:]
+        return {name: Row(*map(statistics.median, zip(*(row[name] for row in rounds), strict=True))) for name in runs}
+
+    def once(self, run: Callable[[], Any]) -> Row:
+        """One run."""
+        peak = 0.0
+        if self.gpu:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            held = torch.cuda.memory_allocated()
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+        start = time.perf_counter()
+        run()
+        if self.gpu:
+            end.record()
+            torch.cuda.synchronize()
+            peak = (torch.cuda.max_memory_allocated() - held) / 2**20
+        wall = (time.perf_counter() - start) * 1e3
+        return Row(wall, begin.elapsed_time(end) if self.gpu else wall, peak)
 
 
 class HostTime:
@@ -152,9 +167,12 @@ def compare(model: torch.nn.Module, bundle: tuple[torch.Tensor, ...], clock: Clo
     """The forward alone, traced by us and by FastVideo."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.trace"
-        rows = {"forward": clock(lambda: forward(model, bundle), repeats)}
-        rows["forward, traced"] = clock(lambda: traced(model, bundle), repeats)
-        rows["forward, traced and saved"] = clock(lambda: traced(model, bundle, path), repeats)
+        runs = {
+            "forward": lambda: forward(model, bundle),
+            "forward, traced": lambda: traced(model, bundle),
+            "forward, traced and saved": lambda: traced(model, bundle, path),
+        }
+        rows = clock.in_turns(runs, repeats)
         if theirs:
             from fastvideo.hooks.activation_trace import attach_activation_trace, detach_activation_trace
 
