@@ -175,7 +175,8 @@ def _values(folder: Path, gib: float) -> None:
         if wrong:
             rows = port["layers.0.qkv.weight"]
             port["layers.0.qkv.weight"] = torch.cat([rows[4096:8192], rows[:4096], rows[8192:]])
-            port["layers.1.o.weight"] = port["layers.1.o.weight"].t().contiguous()
+            last = list(port)[-1].replace("down", "o")
+            port[last] = port[last].t().contiguous()
         started = time.perf_counter()
         with Peak() as peak:
             found = prove.prove(official.entries, port, planned, values, asked=torch.bfloat16)
