@@ -20,7 +20,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from fastvideo_port.parity import sketch, tracing
+from fastvideo_port.parity import recorder, sketch, traced_functions, tracing
 from fastvideo_port.parity.trace import Trace
 
 say = sys.stdout.write
@@ -134,14 +134,14 @@ class HostTime:
         self.seconds, self.calls = 0.0, 0
 
     def __enter__(self) -> HostTime:
-        self.kept = {name: getattr(tracing._Recorder, name) for name in ("begin", "end")}
+        self.kept = {name: getattr(recorder.Recorder, name) for name in ("begin", "end")}
         for name, function in self.kept.items():
-            setattr(tracing._Recorder, name, self.timed(function))
+            setattr(recorder.Recorder, name, self.timed(function))
         return self
 
     def __exit__(self, *_: object) -> None:
         for name, function in self.kept.items():
-            setattr(tracing._Recorder, name, function)
+            setattr(recorder.Recorder, name, function)
 
     def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -166,7 +166,9 @@ def traced(model: torch.nn.Module, bundle: tuple[torch.Tensor, ...], path: Path 
 
 def modules_traced(model: torch.nn.Module, bundle: tuple[torch.Tensor, ...]) -> None:
     """The same without attention and norms that are functions: what FastVideo's trace sees, and inputs."""
-    with mock.patch.object(tracing._Functions, "_boundary", lambda _, function, args, more: function(*args, **more)):
+    with mock.patch.object(
+        traced_functions.Functions, "_boundary", lambda _, function, args, more: function(*args, **more)
+    ):
         traced(model, bundle)
 
 
