@@ -13,6 +13,11 @@ from .paths import require_utf8
 VARIABLE = "FASTVIDEO_PORT_HOME"
 
 
+def default_home() -> Path:
+    """The state folder where ``$FASTVIDEO_PORT_HOME`` names none; it may not exist."""
+    return platformdirs.user_state_path("fastvideo-port", appauthor=False).resolve()
+
+
 def state_home() -> Path:
     """Return the state folder, made if absent: ``$FASTVIDEO_PORT_HOME`` or the platform's state folder.
 
@@ -22,7 +27,7 @@ def state_home() -> Path:
     override = os.environ.get(VARIABLE)
     if override:
         require_utf8(Path(override), VARIABLE)
-    home = Path(override).expanduser() if override else platformdirs.user_state_path("fastvideo-port", appauthor=False)
+    home = Path(override).expanduser() if override else default_home()
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import re
-import shlex
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from ..port import git
 from ..port.approval_policy import Policy, read_policy
@@ -27,6 +22,7 @@ from ..port.textsafe import one_line
 from ..runs.models import Run
 from ._advice import next_of
 from ._artifacts import read_artifact
+from ._reproduce import commands_of
 from .base import ToolContext
 
 _MOST_PICTURES = 12
@@ -81,7 +77,14 @@ def write_port_report(
             *refused,
             *([f"{len(oldest_first) - _MOST_RUNS} older runs are not listed."] * (len(oldest_first) > _MOST_RUNS)),
         ],
-        reproduce=list(_commands(port, newest)),
+        reproduce=list(
+            commands_of(
+                ctx.home,
+                port,
+                _newest(oldest_first, whole=True),
+                checked=any(entry.kind == "integration" for entry in entries),
+            )
+        ),
         next_steps={item.id: next_of(item) for item in items},
         problem=problem,
     )
@@ -149,10 +152,18 @@ def _plan_risks(port: PortRecord) -> list[str]:
     return [text for text in found if text != _NO_RISK][:_MOST_RISKS]
 
 
-def _newest(oldest_first: list[Run]) -> list[Run]:
-    """The newest finished run of each tool and component, in the order in which they were started."""
-    newest = {(run.tool, str(run.arguments.get("component") or "")): run for run in oldest_first if run.state == "done"}
-    return [run for run in oldest_first if newest.get((run.tool, str(run.arguments.get("component") or ""))) is run]
+def _newest(oldest_first: list[Run], *, whole: bool = False) -> list[Run]:
+    """The newest finished run of each tool and component, in the order in which they were started.
+
+    With ``whole`` the newest that was not only a part, where there is one: what a gate takes.
+    """
+    newest: dict[tuple[str, str], Run] = {}
+    for run in oldest_first:
+        key = (run.tool, str(run.arguments.get("component") or ""))
+        part = not run.arguments.get("complete", True)
+        if run.state == "done" and not (whole and part and key in newest):
+            newest[key] = run
+    return [run for run in oldest_first if run in newest.values()]
 
 
 def _pictures(ctx: ToolContext, runs: list[Run]) -> tuple[dict[str, list[Picture]], list[str]]:
@@ -183,37 +194,3 @@ def _pictures(ctx: ToolContext, runs: list[Run]) -> tuple[dict[str, list[Picture
 def _title(run: Run) -> str:
     about = run.arguments.get("component")
     return f"{run.tool.replace('_', ' ')}{f' of {about}' if about else ''} ({run.run_id})"
-
-
-def _commands(port: PortRecord, runs: list[Run]) -> Iterator[str]:
-    """What repeats the measurements: the plain tests first, which need nothing of ours, then each newest run."""
-    worktree = Path(port.worktree)
-    tests = [Path(item.adapter).parent / f"test_{item.name}_parity.py" for item in port.components]
-    here = [path.as_posix() for path in tests if (worktree / path).is_file()]
-    if here:
-        yield shlex.join(["cd", port.worktree]) + " && " + shlex.join([port.python, "-m", "pytest", *here])
-    for run in runs:
-        command = _command(port, run)
-        if command:
-            yield command
-
-
-def _command(port: PortRecord, run: Run) -> str:
-    from . import ALL
-
-    spec = next((spec for spec in ALL if spec.name == run.tool), None)
-    if spec is None:
-        return ""
-    words = ["fastvideo-port", spec.name.replace("_", "-"), "--port-id", port.port_id]
-    for name in inspect.signature(spec.function).parameters:
-        value: Any = run.arguments.get(name)
-        # The adapter is kept as an absolute path, and it is the plan's where the run was complete.
-        if (
-            value is None
-            or name in ("ctx", "port_id", "wait_s")
-            or (name == "adapter" and run.arguments.get("complete"))
-        ):
-            continue
-        for item in value if isinstance(value, list) else [value]:
-            words += [f"--{name.replace('_', '-')}", item if isinstance(item, str) else json.dumps(item)]
-    return shlex.join([*words, "--wait"])

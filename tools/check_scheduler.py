@@ -108,6 +108,9 @@ def check_scheduler(
         port=record,
         tool="check_scheduler",
         arguments={
+            "official": official,
+            "port": port,
+            "num_steps": num_steps,
             "component": component.name if planned else None,
             "adapter": str(path) if path else None,
             "weights": record.weights.digest if record.weights else None,

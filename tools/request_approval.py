@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,11 +11,11 @@ from ..port.approval_content import as_text
 from ..port.approval_policy import read_policy
 from ..port.approvals import Approvals, Request, stands_now
 from ..port.errors import PortError
-from ..port.home import VARIABLE
 from ..port.records import PortRecord
 from ..port.textsafe import clean_argument, one_line
 from ._approval_page import running_page
 from ._settle import settle
+from ._shell import home_setting, program
 from ._weights import try_settle_weights
 from .base import Answer, Question, ToolContext, ToolResult, ToolSpec
 
@@ -162,15 +158,13 @@ def _meaning(answer: Answer) -> tuple[bool | None, str]:
 
 
 def _ways(home: Path, approval_id: str) -> list[str]:
-    beside = Path(sys.executable).with_name("fastvideo-port")
-    command = "fastvideo-port" if shutil.which("fastvideo-port") or not beside.exists() else shlex.quote(str(beside))
-    prefix = f"{VARIABLE}={shlex.quote(str(home))} " if os.environ.get(VARIABLE) else ""
-    ways = [f"In a terminal: {prefix}{command} approve {approval_id}"]
+    command = f"{home_setting(home)} {program()}".strip()
+    ways = [f"In a terminal: {command} approve {approval_id}"]
     page = running_page(home)
     if page:
         ways.append(f"On the page, in the browser that it was opened in: {page}")
     else:
-        ways.append(f"In a browser: {prefix}{command} page (prints the link)")
+        ways.append(f"In a browser: {command} page (prints the link)")
     return ways
 
 

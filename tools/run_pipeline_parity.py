@@ -103,6 +103,8 @@ def run_pipeline_parity(
         tool="run_pipeline_parity",
         arguments={
             "adapter": str(path),
+            "cases": cases,
+            "device": device,
             "weights": port.weights.digest if port.weights else None,
             "converted": uses_converted(port),
             "plan": "",

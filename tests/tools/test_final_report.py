@@ -79,17 +79,16 @@ def test_it_gives_the_five_outputs(measured: Any) -> None:
             assert words.lower() in text.lower(), words
 
 
-def test_the_commands_that_repeat_it_can_be_read_by_the_command_line(measured: Any) -> None:
-    from fastvideo_port.server.cli import _parser
-    from fastvideo_port.server.cli_tools import add_tool_commands
-
-    page, _ = texts(report(measured))
-    commands = [shlex.split(line) for line in page.splitlines() if line.startswith("fastvideo-port ")]
-    assert [command[1] for command in commands] == ["fetch-weights", "check-mapping", "run-component-parity"]
-    parser = _parser()
-    add_tool_commands(parser)
-    for command in commands[1:]:
-        assert parser.parse_args(command[1:]).argument_component == ["transformer"]
+def test_the_commands_that_repeat_it_stand_in_both_files(measured: Any) -> None:
+    """``test_reproduce.py`` reads and runs them. A later run of a part takes no whole run's place."""
+    part = run_component_parity(measured.ctx, measured.port_id, "transformer", cases=["small"], wait_s=0)
+    assert measured.ctx.runs.wait(part.run_id, 180).state == "done"
+    for text in texts(report(measured)):
+        commands = [shlex.split(line) for line in text.splitlines() if "/fastvideo-port " in line]
+        assert [command[1] for command in commands] == [
+            "fetch-weights", "check-mapping", "run-component-parity", "gate-status",
+        ]  # fmt: skip
+        assert commands[2][2:] == [f"--port-id={measured.port_id}", "--component=transformer", "--wait"]
 
 
 def test_an_edit_is_named_by_file_with_what_to_do(measured: Any) -> None:
