@@ -17,6 +17,7 @@ from fastvideo_port.tools.check_mapping import check_mapping
 from fastvideo_port.tools.final_report import FinalReportResult, final_report
 from fastvideo_port.tools.gate_status import gate_status
 from fastvideo_port.tools.run_component_parity import run_component_parity
+from fastvideo_port.tools.update_step import update_step
 from fastvideo_port.tools.write_plan import PlanComponent, write_plan
 from PIL import Image
 
@@ -47,7 +48,10 @@ def test_without_any_measurement_it_is_a_report_of_what_is_missing(tiny: Any) ->
     assert (
         result.gate == "closed" and len(result.progress) == 7 and all(": missing. " in row for row in result.progress)
     )
-    assert re.fullmatch(rf"{re.escape(str(tiny.worktree))}, [0-9a-f]{{40}} to [0-9a-f]{{40}}", result.workspace)
+    assert re.fullmatch(
+        rf"{re.escape(str(tiny.worktree))}, [0-9a-f]{{40}} to [0-9a-f]{{40}}; \d+ changes not committed .*",
+        result.workspace,
+    )
     assert result.branch == tiny.port.branch
     assert {"isolate-workspace: done", "mapping-transformer: todo", "open-gate: todo"} <= set(result.plan)
     for text in texts(result):
@@ -91,6 +95,24 @@ def test_the_commands_that_repeat_it_stand_in_both_files(measured: Any) -> None:
         assert commands[2][2:] == [f"--port-id={measured.port_id}", "--component=transformer", "--wait"]
 
 
+def test_changes_that_no_commit_holds_are_counted_each(measured: Any) -> None:
+    def count() -> list[str]:
+        return re.findall(
+            r"(\d+) changes not committed \((\d+) in known files, (\d+) new files\)", texts(report(measured))[1]
+        )
+
+    ((_, changed, new),) = count()
+    folder = measured.worktree / "a new folder"
+    folder.mkdir()
+    for name in ("a.py", "b.py"):
+        (folder / name).write_text("")
+    with measured.edited("fastvideo/registry.py", "REGISTRY", "REGISTRY "):
+        assert count() == [(str(int(changed) + int(new) + 3), str(int(changed) + 1), str(int(new) + 2))]
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
 def test_an_edit_is_named_by_file_with_what_to_do(measured: Any) -> None:
     with measured.edited("fastvideo/layers.py", "x + y", "x  + y"):
         items = {item.id: item for item in gate_status(measured.ctx, measured.port_id).items}
@@ -124,6 +146,7 @@ def test_pictures_of_the_runs_are_embedded_and_a_broken_one_is_named(measured: A
     result = report(measured)
     page = Path(result.html).read_text()
     assert page.count("<img ") == page.count("data:image/png;base64,") == 1
+    assert "errors of port and official code, module by module" in page
     for name in ("a_link.png", "b_text.png", "c_pipe.png"):
         assert any(name in text for text in result.residual_risks), name
     for path in files.iterdir():
@@ -144,7 +167,12 @@ def test_approvals_and_risks_of_the_plan_are_in_it(measured: Any) -> None:
     plan = measured.worktree / "PLAN.md"
     before = plan.read_text()
     plan.write_text(before.replace("- None known yet.", "- Only **one** size was tried.\n- [ ] not a risk"))
+    update_step(measured.ctx, measured.port_id, "settle-risks", "claimed", note="One size stays; others follow.")
     result = report(measured)
+    assert "Plan: on settling them: One size stays; others follow." in result.residual_risks
+    assert (
+        "Not measured: Steps ticked by hand, with nothing measured behind them: settle-risks" in result.residual_risks
+    )
     assert "Plan: Only **one** size was tried." in result.residual_risks
     assert any("what the agent's client asserts" in text for text in result.residual_risks)
     assert not any("not a risk" in text or "None known" in text for text in result.residual_risks)
