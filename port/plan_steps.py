@@ -247,7 +247,7 @@ def _component_steps(item: ComponentRecord) -> list[StepSpec]:
                 "5",
                 f"Plain test of `{item.name}`",
                 f"`check_integration` finds `test_{item.name}_parity.py`, which names both classes and compares "
-                "numbers. It does not run it: do, unskipped; the report has the line.",
+                "numbers. Whether it passes, pytest says: the report has the line.",
             )
         )
     return steps

@@ -33,6 +33,9 @@ from .report_risks import approvals_of, latest, measured_with, risks_of
 SCHEDULER_REFERENCE = "the official scheduler, tables to the last bit and rollouts in float64"
 """What check_scheduler compares with."""
 
+ENDS = {"final": "final latents", "decoded": "decoded video"}
+"""What the ends of a pipeline are called."""
+
 _MOST_STEPS = 12
 
 
@@ -158,8 +161,7 @@ def _pipeline(port: PortRecord, entries: list[Entry]) -> PipelineRow | None:
     found = entry.summary
     steps = found.get("step_rows", [])
     lines = [_line(f"step {row['step']}", row) for row in _some(steps)]
-    names = {"final": "final latents", "decoded": "decoded video"}
-    lines += [_line(names[row["name"]], row) for row in found.get("ends", [])]
+    lines += [_line(ENDS[row["name"]], row) for row in found.get("ends", [])]
     lines += [_line(f"stage {row['name']}, alone", row) for row in found.get("stages", [])]
     return PipelineRow(
         verdict=entry.verdict,

@@ -11,6 +11,7 @@ from ..port.errors import PortError
 from ..port.gate import gate
 from ..port.ledger import Entry, Ledger
 from ..port.report import MappingRow, ParityRow, ReportData
+from ..port.report_data import ENDS
 from ._advice import next_of
 from ._report import write_port_report
 from ._settle import settle
@@ -84,9 +85,12 @@ def _pipeline_line(data: ReportData) -> list[str]:
     row = data.pipeline
     if row is None:
         return []
-    ratios = [f"{line.name} {line.logic_ratio:.4g}" for line in row.lines if line.logic_ratio is not None]
-    logic = f", logic ratio: {', '.join(ratios[:_SHOWN])}" if ratios else ""
-    return [f"pipeline: parity {_said(row.verdict, row.fresh)}{logic}"]
+    ratios = [
+        f"logic ratio {line.logic_ratio:.4g} at the {line.name}"
+        for line in row.lines
+        if line.name in ENDS.values() and line.logic_ratio is not None
+    ]
+    return [", ".join([f"pipeline: parity {_said(row.verdict, row.fresh)}", *ratios])]
 
 
 def _line(row: ParityRow, mapping: MappingRow | None) -> str:
