@@ -132,7 +132,7 @@ def _head(port: PortRecord) -> str | None:
 def _uncommitted(port: PortRecord) -> tuple[int, int] | None:
     """How many known files are changed and how many new ones there are, outside commits; none where git cannot say."""
     try:
-        paths = uncommitted(Path(port.worktree), "all", limit_s=20)
+        paths = uncommitted(Path(port.worktree), "all", limit_s=10)
     except PortError:
         return None  # as with the newest commit
     new = sum(path.startswith("??") for path in paths)

@@ -114,7 +114,7 @@ def _message(approvals: Approvals, request: Request) -> str:
     if content is None:
         return ""
     text, whole = as_text(content, request.words, _DIALOGUE), as_text(content, request.words)
-    more = "" if text == whole else f"; all of it: fastvideo-port approve {request.approval_id}"
+    more = "" if text == whole else f"; all of it: {_command(approvals.home)} approve {request.approval_id}"
     return f"Please review before you approve. Request {request.approval_id}{more}\n\n{text}"
 
 
@@ -157,8 +157,12 @@ def _meaning(answer: Answer) -> tuple[bool | None, str]:
     return None, reasons.get(answer.kind, "This client cannot ask a person.")
 
 
+def _command(home: Path) -> str:
+    return f"{home_setting(home)} {program()}".strip()
+
+
 def _ways(home: Path, approval_id: str) -> list[str]:
-    command = f"{home_setting(home)} {program()}".strip()
+    command = _command(home)
     ways = [f"In a terminal: {command} approve {approval_id}"]
     page = running_page(home)
     if page:

@@ -319,3 +319,5 @@ async def staleness(player: Player) -> None:
     player.show.edit(ELSEWHERE.name, ELSEWHERE.plant(player.worktree))
     expect_open(await player.call("gate_status"), "the gate after a change in a file that no run imported")
     ELSEWHERE.repair(player.worktree)
+    # gate_status writes the report anew, each time: the last one is of the tree as it stays.
+    expect_open(await player.call("gate_status"), "the gate of what stays")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +42,11 @@ def test_a_person_reviews_what_the_engine_proved(tiny: Any) -> None:
     assert "request_approval" in status.next_step and "run_component_parity" in status.next_step
     asked = request_approval(tiny.ctx, tiny.port_id, STEP, "Look.")
     assert asked.decision == "pending" and asked.approval_id
+    # For a fresh shell, whatever this process has in its environment.
+    program = shlex.quote(str(Path(sys.executable).with_name("fastvideo-port")))
+    command = f"FASTVIDEO_PORT_HOME={shlex.quote(str(tiny.ctx.home))} {program}"
+    assert asked.how == [f"In a terminal: {command} approve {asked.approval_id}",
+                         f"In a browser: {command} page (prints the link)"]  # fmt: skip
     approvals = Approvals(tiny.ctx.home)
     view = approvals.view(approvals.get(asked.approval_id))
     assert view.content is not None
