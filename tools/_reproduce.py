@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..port.home import home_setting, program
 from ..port.plan_steps import default_adapter
 from ..port.records import PortRecord
 from ..runs.models import Run
 from ._settle import EVIDENCE
-from ._shell import home_setting, program
 
 _FETCHES = ("fetch_official_repo", "fetch_weights")
 

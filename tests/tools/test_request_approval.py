@@ -32,7 +32,9 @@ def reviewed(tiny: Any) -> tuple[str, str]:
     return item.state, item.why
 
 
-def test_a_person_reviews_what_the_engine_proved(tiny: Any) -> None:
+def test_a_person_reviews_what_the_engine_proved(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTVIDEO_PORT_HOME", str(tiny.ctx.home))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     with pytest.raises(PortError, match="nothing to approve yet"):
         request_approval(tiny.ctx, tiny.port_id, STEP, "Look.")
     entry = proven(tiny)
@@ -42,7 +44,7 @@ def test_a_person_reviews_what_the_engine_proved(tiny: Any) -> None:
     assert "request_approval" in status.next_step and "run_component_parity" in status.next_step
     asked = request_approval(tiny.ctx, tiny.port_id, STEP, "Look.")
     assert asked.decision == "pending" and asked.approval_id
-    # For a fresh shell, whatever this process has in its environment.
+    # For a fresh shell, whatever this process finds on its PATH.
     program = shlex.quote(str(Path(sys.executable).with_name("fastvideo-port")))
     command = f"FASTVIDEO_PORT_HOME={shlex.quote(str(tiny.ctx.home))} {program}"
     assert asked.how == [f"In a terminal: {command} approve {asked.approval_id}",
