@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 
 import platformdirs
@@ -11,6 +13,11 @@ from .errors import PortError
 from .paths import require_utf8
 
 VARIABLE = "FASTVIDEO_PORT_HOME"
+
+
+def default_home() -> Path:
+    """The state folder where ``$FASTVIDEO_PORT_HOME`` names none; it may not exist."""
+    return platformdirs.user_state_path("fastvideo-port", appauthor=False).resolve()
 
 
 def state_home() -> Path:
@@ -22,7 +29,7 @@ def state_home() -> Path:
     override = os.environ.get(VARIABLE)
     if override:
         require_utf8(Path(override), VARIABLE)
-    home = Path(override).expanduser() if override else platformdirs.user_state_path("fastvideo-port", appauthor=False)
+    home = Path(override).expanduser() if override else default_home()
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -38,3 +45,19 @@ def state_home() -> Path:
             fix=f"Make it writable for this user, or set {VARIABLE} to another folder.",
         )
     return home.resolve()
+
+
+def program() -> str:
+    """This installation's command, quoted: the one beside this interpreter, whatever a reader's PATH holds."""
+    beside = Path(sys.executable).with_name("fastvideo-port")
+    return shlex.quote(str(beside)) if beside.exists() else "fastvideo-port"
+
+
+def home_setting(home: Path) -> str:
+    """``FASTVIDEO_PORT_HOME=...``, quoted; empty where the command finds ``home`` on its own."""
+    return "" if home == default_home() else f"{VARIABLE}={shlex.quote(str(home))}"
+
+
+def own_command(*arguments: str) -> str:
+    """This installation's command, as a person in a fresh shell has to type it for this state folder."""
+    return f"{home_setting(state_home())} {program()} {shlex.join(arguments)}".strip()

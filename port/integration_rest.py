@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 from .foreign import Spot, attention_spots, foreign_models, imports_of, official_packages, remnants
+from .plan_steps import tested
 from .records import ComponentRecord, PortRecord
 from .source_tree import SourceTree
 from .wiring import Row, Wiring, strings_in
 
 _TESTS = ("fastvideo/tests/", "fastvideo/third_party/", "fastvideo/train/", "fastvideo/training/")
 
-_TESTED = ("dit", "vae", "encoder")
 _UNIT_TESTS = ("fastvideo/tests/transformers", "fastvideo/tests/vaes", "fastvideo/tests/encoders")
 _COMPARES = re.compile(r"assert_close|allclose|torch\.equal|\.abs\(\)\.(max|mean)|cosine_similarity|max_diff")
 
@@ -27,7 +27,7 @@ def test_rows(port: PortRecord, tree: SourceTree, wiring: Wiring) -> list[Row]:
         if Path(path).name.startswith("test_")
     ]
     for component in port.components:
-        if component.kind in _TESTED:
+        if tested(component):
             rows.append(_parity_test(component, list(dict.fromkeys(paths)), port.slug, tree))
     names = {part for item in wiring.ids for part in (item, item.rpartition("/")[2])}
     for path in tree.files("fastvideo/tests/ssim", "_similarity.py"):
@@ -49,7 +49,13 @@ def _parity_test(component: ComponentRecord, paths: list[str], slug: str, tree: 
         text = tree.text(path)
         both = re.search(rf"\b{re.escape(name)}\b", text) and re.search(rf"\b{re.escape(official)}\b", text)
         if both and "fastvideo" in text and _COMPARES.search(text):
-            return Row("parity-test", "found", path, f"{component.name}: names {name} and {official}, compares numbers")
+            return Row(
+                "parity-test",
+                "found",
+                path,
+                f"{component.name}: names {name} and {official}, compares numbers",
+                component.name,
+            )
         tree.forget(path)
     what = (
         f"Write test_{component.name}_parity.py there: {name} against {component.official}, on torch and pytest alone."

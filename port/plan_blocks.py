@@ -7,9 +7,13 @@ from pathlib import Path
 from .approval_policy import Policy
 from .gate import GateItem, gate
 from .ledger import Entry
+from .plan_official import official_lacks
+from .plan_wiring import wiring_lacks, wiring_steps
 from .records import PortRecord
 
-_ITEM_OF_STEP = {"pipeline-parity": "pipeline-parity", "ssim": "ssim", "example": "example", "docs": "documentation"}
+ITEM_OF_STEP = {"pipeline-parity": "pipeline-parity", "ssim": "ssim", "example": "example", "docs": "documentation"}
+"""Step that is done when an item of the gate passes -> that item."""
+_BESIDE_THE_GATE = ("isolate-workspace", "fetch-official", "settle-risks")
 _BY_COMPONENT = {"mapping": ("keys", "mapping-reviewed"), "parity": ("component-parity",)}
 
 
@@ -22,8 +26,12 @@ def blocks_of(port: PortRecord, entries: list[Entry], step_id: str, policy: Poli
         return [
             f"{item.id} is {item.state}: {item.why}" for item in gate(port, entries, policy) if item.state != "pass"
         ]
-    if step_id in _ITEM_OF_STEP:
-        return _unmet(gate(port, entries, policy), (_ITEM_OF_STEP[step_id],))
+    if step_id in ITEM_OF_STEP:
+        return _unmet(gate(port, entries, policy), (ITEM_OF_STEP[step_id],))
+    if step_id == "fetch-official":
+        return [official_lacks(port, entries)]
+    if step_id in wiring_steps(port):
+        return [wiring_lacks(port, entries, step_id)]
     if step_id == "fetch-weights":
         return ["fetch_weights has not recorded any weights."]
     what, _, name = step_id.partition("-")
@@ -40,11 +48,17 @@ def blocks_of(port: PortRecord, entries: list[Entry], step_id: str, policy: Poli
 
 def is_measured(port: PortRecord, step_id: str) -> bool:
     """Whether evidence alone decides on the step, so that claiming it as done says nothing."""
-    if step_id in ("isolate-workspace", "fetch-weights", "open-gate", *_ITEM_OF_STEP):
+    always = ("isolate-workspace", "fetch-official", "fetch-weights", "open-gate")
+    if step_id in (*always, *ITEM_OF_STEP, *wiring_steps(port)):
         return True
     what, _, name = step_id.partition("-")
     component = port.component(name)
-    return component is not None and what in _BY_COMPONENT and component.kind != "tokenizer"
+    return component is not None and what in _BY_COMPONENT
+
+
+def gate_asks_for(step_id: str) -> bool:
+    """Whether the gate is closed while the step is not done."""
+    return step_id not in _BESIDE_THE_GATE
 
 
 def _unmet(items: list[GateItem], wanted: tuple[str, ...]) -> list[str]:

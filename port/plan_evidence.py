@@ -10,9 +10,15 @@ from .approval_policy import Policy
 from .components_left_out import only
 from .gate import gate, is_open
 from .ledger import Entry
+from .plan_blocks import ITEM_OF_STEP
+from .plan_official import official_lacks
+from .plan_wiring import wiring_lacks, wiring_steps
 from .records import PortRecord
 
 Evidence = dict[str, Literal["in_progress", "done"]]
+
+_LEFT_BY = {"ssim": "ssim", "example": "example", "pipeline-parity": "pipeline_parity", "docs": "integration"}
+"""Step -> kind of entry that is work on it."""
 
 
 def evidence_of(
@@ -30,11 +36,11 @@ def evidence_of(
         started: Tool and component of every run of the port. A started run is work begun, whatever came of it.
     """
     evidence: Evidence = {"isolate-workspace": "done"}
-    if port.official_commit:
+    if not official_lacks(port, entries):
         evidence["fetch-official"] = "done"
     if port.weights:
         evidence["fetch-weights"] = "done"
-    for step, kind in (("ssim", "ssim"), ("example", "example"), ("pipeline-parity", "pipeline_parity")):
+    for step, kind in _LEFT_BY.items():
         if (f"run_{kind}", None) in started or any(entry.kind == kind for entry in entries):
             evidence[step] = "in_progress"
     for component in port.components:
@@ -52,9 +58,14 @@ def evidence_of(
             evidence[mapping] = "done"
         if alone["component-parity"] == "pass":
             evidence[parity] = evidence[adapter] = "done"
+    checked = any(entry.kind == "integration" for entry in entries)
+    for step in wiring_steps(port):
+        if checked:
+            evidence[step] = "in_progress" if wiring_lacks(port, entries, step) else "done"
     items = gate(port, entries, policy)
-    for item, step in (("ssim", "ssim"), ("pipeline-parity", "pipeline-parity"), ("example", "example")):
-        if any(found.id == item and found.state == "pass" for found in items):
+    states = {item.id: item.state for item in items}
+    for step, judged in ITEM_OF_STEP.items():
+        if states[judged] == "pass":
             evidence[step] = "done"
     if is_open(items):
         evidence["open-gate"] = "done"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import math
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from . import report_words as words
 from .errors import PortError
 from .files import replace_file
 from .paths import open_regular
@@ -94,6 +94,7 @@ class ParityRow(Row):
     reference: str = Field(
         default="", description="What stood for the exact result, e.g. 'float64'; 'exact': equal or not, as tokens are."
     )
+    whole: bool = Field(default=False, description="Has no modules and one precision: what is none does not apply.")
     dtypes: tuple[str, ...] = Field(default=(), description="Places where the sides compute in different dtypes.")
     remarks: tuple[str, ...] = Field(default=(), description="Findings that did not decide.")
     run_id: str | None = None
@@ -107,6 +108,33 @@ class ParityRow(Row):
         if self.logic_ratio is None or not math.isfinite(self.logic_ratio):
             raise ValueError(f"{self.component}: a pass needs a finite logic_ratio")
         return self
+
+
+class PipelineLine(Row):
+    """A line of the table of the pipeline: a step, an end, or a stage alone. What does not apply to it is none."""
+
+    name: str
+    verdict: Verdict | None = None
+    error: float | None = Field(default=None, description="Relative L2 in float32 against the float64 reference.")
+    reference_error: float | None = Field(default=None, description="The same of the official run.")
+    max_abs: float | None = Field(default=None, description="Largest difference between port and official run.")
+    gain: float | None = Field(default=None, description="Error over that of the step before.")
+    logic_ratio: float | None = None
+    precision_ratio: float | None = None
+
+
+class PipelineRow(Row):
+    """The last comparison of both pipelines."""
+
+    verdict: Verdict
+    lines: tuple[PipelineLine, ...] = ()
+    steps: int | None = Field(default=None, ge=0, description="How many were compared; lines may show fewer.")
+    guilty: tuple[str, ...] = Field(default=(), description="Stages that differ on their own.")
+    self_test: bool | None = None
+    perturbed: int | None = Field(default=None, ge=0, description="How many perturbations the self-test tried.")
+    turned_red: int | None = Field(default=None, ge=0, description="How many of them were seen.")
+    run_id: str
+    fresh: bool = True
 
 
 class MappingRow(Row):
@@ -139,6 +167,9 @@ class SsimRow(Row):
     name: str
     verdict: Verdict
     metric: str
+    reference: str = Field(default="", description="Path of the official video.")
+    reference_sha256: str = ""
+    candidate_sha256: str = ""
     mean: float | None = None
     minimum: float | None = None
     worst_frame: int | None = Field(default=None, ge=0, description="Counted from 0.")
@@ -186,6 +217,7 @@ class StepRow(Row):
     title: str
     state: str = Field(description="todo, in_progress, claimed, done, ...")
     acceptance: str = Field(default="", description="When it counts as done.")
+    asked: bool = Field(default=True, description="Whether the gate is closed while it is not done.")
 
 
 class ReportData(Row):
@@ -198,12 +230,15 @@ class ReportData(Row):
     branch: str
     base_commit: str
     head_commit: str | None = None
+    changed_files: int | None = Field(default=None, ge=0, description="Not committed; none: git did not say.")
+    new_files: int | None = Field(default=None, ge=0, description="Not committed and not ignored.")
     plan_path: str | None = None
     written_at: str = Field(description="ISO 8601.")
     environment: tuple[Fact, ...] = ()
     environment_patches: tuple[str, ...] = Field(default=(), description="Reported changes to the environment.")
     items: tuple[GateRow, ...]
     parity: tuple[ParityRow, ...] = ()
+    pipeline: PipelineRow | None = None
     mapping: tuple[MappingRow, ...] = ()
     ssim: tuple[SsimRow, ...] = ()
     gallery: tuple[Gallery, ...] = ()
@@ -230,35 +265,28 @@ class ReportData(Row):
         return (*of_videos, *(picture for gallery in self.gallery for picture in gallery.pictures))
 
     @property
+    def beside_the_gate(self) -> tuple[StepRow, ...]:
+        """The plan's steps that are not done and that an open gate does not show."""
+        return tuple(row for row in self.steps if row.state != "done" and not row.asked)
+
+    @property
+    def commits(self) -> str:
+        """What stands on top of the base commit besides commits."""
+        if self.changed_files is None or self.new_files is None:
+            return "whether everything is committed is not known"
+        count = self.changed_files + self.new_files
+        if not count:
+            return "everything is committed"
+        changes = "1 change" if count == 1 else f"{count} changes"
+        return f"{changes} not committed ({self.changed_files} in known files, {self.new_files} new files)"
+
+    @property
     def unmeasured(self) -> tuple[str, ...]:
         """Everything that no tool has measured, gate items first."""
         missing = [f"{row.item} ({row.why})" for row in self.items if row.state == "missing"]
-        return (*missing, *self.not_measured)
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A measured number for a table; what was not measured and what is not finite is said in words."""
-    if value is None:
-        return "not measured"
-    if not math.isfinite(value):
-        return "not finite"
-    if value != 0 and not 0.001 <= abs(value) < 100_000:
-        return f"{value:.{max(digits - 1, 1)}e}"
-    return f"{value:,.{digits}f}" if abs(value) < 100 else f"{value:,.0f}"
-
-
-def count(value: int | None) -> str:
-    """A count for a table, or that nobody counted."""
-    return "not measured" if value is None else f"{value:,}"
-
-
-def moment(text: str) -> str:
-    """An ISO 8601 time for people: to the second, in UTC. What is no such time, or names no zone, stays as it is."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return text
-    return f"{found.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC" if found.tzinfo else text
+        open_steps = [row.id for row in self.beside_the_gate if row.state != "claimed"]
+        beside = [f"Open steps of the plan that the gate does not ask for: {', '.join(open_steps)}"] * bool(open_steps)
+        return (*missing, *beside, *self.not_measured)
 
 
 def write_report(folder: Path, data: ReportData) -> tuple[Path, Path]:
@@ -272,9 +300,15 @@ def write_report(folder: Path, data: ReportData) -> tuple[Path, Path]:
     pictures = {picture.path: _data_uri(picture.path) for picture in data.pictures}
     values: dict[str, Any] = {
         "data": data,
-        "number": number,
-        "count": count,
-        "moment": moment,
+        "number": words.number,
+        "figure": words.figure,
+        "count": words.count,
+        "moment": words.moment,
+        "sha": words.sha,
+        "guilty": words.guilty(data.pipeline),
+        "pipeline_test": words.pipeline_test(data.pipeline),
+        "pipeline_legend": words.legend(data.pipeline),
+        "nothing_open": words.NOTHING_OPEN,
         "passed": _passed(data),
         "done": sum(row.state == "done" for row in data.steps),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,22 @@ from .report import (
     MappingRow,
     ParityRow,
     Picture,
+    PipelineLine,
+    PipelineRow,
     ReportData,
     RunRow,
     SsimRow,
     StepRow,
 )
 from .report_risks import approvals_of, latest, measured_with, risks_of
+
+SCHEDULER_REFERENCE = "the official scheduler, tables to the last bit and rollouts in float64"
+"""What check_scheduler compares with."""
+
+ENDS = {"final": "final latents", "decoded": "decoded video"}
+"""What the ends of a pipeline are called."""
+
+_MOST_STEPS = 12
 
 
 def report_of(
@@ -34,6 +45,7 @@ def report_of(
     runs: Sequence[RunRow] = (),
     *,
     head_commit: str | None = None,
+    uncommitted: tuple[int, int] | None = None,
     steps: Sequence[StepRow] = (),
     environment: Sequence[Fact] = (),
     pictures: Mapping[str, Sequence[Picture]] | None = None,
@@ -52,6 +64,7 @@ def report_of(
         entries: Its verified ledger entries, oldest first.
         runs: Its runs, oldest first; verdicts are filled in from the ledger.
         head_commit: Commit that the worktree stands at.
+        uncommitted: Known files with changes, and new files, that no commit holds.
         steps: The plan's steps with their states.
         environment: Facts such as versions and device, beside those of the record.
         pictures: For a run's id, the pictures to embed.
@@ -72,6 +85,8 @@ def report_of(
         branch=port.branch,
         base_commit=port.base_commit,
         head_commit=head_commit,
+        changed_files=uncommitted[0] if uncommitted else None,
+        new_files=uncommitted[1] if uncommitted else None,
         plan_path=port.plan_path,
         written_at=now(),
         environment=(*_facts(port), *measured_with(port, entries), *environment),
@@ -89,6 +104,7 @@ def report_of(
             for place, item in enumerate(items, start=1)
         ),
         parity=tuple(_parity(port, item, entries) for item in port.components),
+        pipeline=_pipeline(port, entries),
         mapping=tuple(_mapping(port, item, entries) for item in port.components if has_weights(item)),
         ssim=_ssim(port, entries, pictures or {}),
         steps=tuple(steps),
@@ -130,11 +146,49 @@ def _parity(port: PortRecord, item: ComponentRecord, entries: list[Entry]) -> Pa
         culprit=_culprit(found.get("culprit"), Path(port.worktree)),
         self_test=found.get("self_test"),
         reference=found.get("reference_kind", ""),
+        whole=entry.kind == "check_scheduler" or item.kind == "tokenizer",
         dtypes=tuple(found.get("dtype_remarks", ())),
         remarks=tuple(found.get("remarks", ())),
         run_id=entry.run_id,
         fresh=not what_changed(entry, port),
     )
+
+
+def _pipeline(port: PortRecord, entries: list[Entry]) -> PipelineRow | None:
+    entry = latest(entries, "pipeline_parity", None)
+    if entry is None:
+        return None
+    found = entry.summary
+    steps = found.get("step_rows", [])
+    lines = [_line(f"step {row['step']}", row) for row in _some(steps)]
+    lines += [_line(ENDS[row["name"]], row) for row in found.get("ends", [])]
+    lines += [_line(f"stage {row['name']}, alone", row) for row in found.get("stages", [])]
+    return PipelineRow(
+        verdict=entry.verdict,
+        lines=tuple(lines),
+        steps=found.get("steps"),
+        guilty=tuple(found.get("guilty", ())),
+        self_test=found.get("self_test"),
+        perturbed=found.get("perturbed"),
+        turned_red=found.get("turned_red"),
+        run_id=entry.run_id,
+        fresh=not what_changed(entry, port),
+    )
+
+
+def _some(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most ``_MOST_STEPS``: evenly spread, with the first, the last and the worst."""
+    if len(steps) <= _MOST_STEPS:
+        return steps
+    last = len(steps) - 1
+    places = {round(n * last / (_MOST_STEPS - 2)) for n in range(_MOST_STEPS - 1)}
+    worst = max(range(len(steps)), key=lambda n: math.inf if (r := steps[n]["logic_ratio"]) is None else float(r))
+    return [steps[place] for place in sorted(places | {worst})]
+
+
+def _line(name: str, row: dict[str, Any]) -> PipelineLine:
+    fields = PipelineLine.model_fields.keys() - {"name"}
+    return PipelineLine(name=name, **{key: row[key] for key in fields if key in row})
 
 
 def _culprit(found: dict[str, Any] | None, worktree: Path) -> Culprit | None:
@@ -184,6 +238,9 @@ def _ssim(port: PortRecord, entries: list[Entry], pictures: Mapping[str, Sequenc
             name=Path(found["candidate"]["path"]).name,
             verdict=entry.verdict,
             metric=found["metric"],
+            reference=found.get("reference", {}).get("path", ""),
+            reference_sha256=found.get("reference", {}).get("sha256", ""),
+            candidate_sha256=found["candidate"].get("sha256", ""),
             mean=found["mean"],
             minimum=found["min"],
             worst_frame=found["worst_frame"],

@@ -98,7 +98,8 @@ def _of_component(name: str, entries: list[Entry]) -> list[str]:
     found = parity.summary
     if not parity.complete:
         risks.append(f"{name}: the newest run {parity.run_id} was only a part (chosen cases, seeds or dtypes).")
-    if found.get("reference_kind", "float64") not in ("float64", ""):
+    # "exact" is no lesser reference: tokens are equal or they are not.
+    if found.get("reference_kind", "float64") not in ("float64", "exact", ""):
         risks.append(f"{name}: the reference was {found['reference_kind']}, not float64 throughout.")
     if remarks := found.get("dtype_remarks"):
         risks.append(f"{name}: dtypes differ in at least {len(remarks)} places, first {remarks[0]}.")

@@ -19,12 +19,14 @@ class Row:
         state: found; missing; wrong (it is there and must not be, or is not right); note (worth knowing).
         where: ``file:line``, or the file where it belongs, or "".
         what: What was found, or what is missing and what to do.
+        component: The component that it is about, where one step of the plan rests on it.
     """
 
     id: str
     state: State
     where: str
     what: str
+    component: str = ""
 
 
 @dataclass

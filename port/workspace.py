@@ -111,7 +111,7 @@ def make_worktree(repository: Path, slug: str, prefix: str, home: Path) -> Works
     notes: list[str] = []
     if git.run(["rev-parse", "--is-shallow-repository"], cwd=repository).stdout == "true":
         notes.append("The repository is a shallow clone: history before its boundary is not there.")
-    dirty = _dirty(repository)
+    dirty = uncommitted(repository)
     with _git_lock(repository, home), _reserved(repository.parent, slug, prefix, repository) as (path, branch):
         # Made by itself, which fails if somebody else's is there: so a clean-up only ever removes our own.
         git.run(["update-ref", f"refs/heads/{branch}", commit, "0" * len(commit)], cwd=repository)
@@ -206,12 +206,22 @@ def _check_committed(repository: Path, commit: str) -> None:
         )
 
 
-def _dirty(repository: Path) -> list[str]:
-    """Changed and untracked paths as ``XY path``; renames name the new path."""
+def uncommitted(repository: Path, untracked: Literal["normal", "all"] = "normal", limit_s: float = 120) -> list[str]:
+    """Changed and untracked paths as ``XY path``; renames name the new path.
+
+    Args:
+        repository: A work tree.
+        untracked: Whether a new folder is one path or each of its files.
+        limit_s: Seconds that git may take.
+
+    Raises:
+        PortError: Git failed or took too long.
+    """
     said = git.run(
-        ["status", "--porcelain=v1", "-z", "--untracked-files=normal", "--ignore-submodules=all"],
+        ["status", "--porcelain=v1", "-z", f"--untracked-files={untracked}", "--ignore-submodules=all"],
         cwd=repository,
         disarm=git.hostile_filters(repository),
+        limit_s=limit_s,
     ).stdout
     entries = iter(said.split("\0"))
     dirty = []

@@ -80,7 +80,7 @@ class RunStore:
         Args:
             port_id: The port it belongs to, or none.
             tool: The tool that starts it; ``run_status`` makes that tool's result of it.
-            arguments: That tool's arguments, kept for its ``finish``.
+            arguments: That tool's arguments by their names, and what else its ``finish`` needs.
             python: The interpreter of the worker.
             job: A name in the engine's ``JOBS``.
             spec: What the job gets; ``spec["devices"]`` (torch device names) are leased for the run.

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import re
-import shlex
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from ..port import git
 from ..port.approval_policy import Policy, read_policy
@@ -17,6 +12,7 @@ from ..port.errors import PortError
 from ..port.gate import GateItem
 from ..port.ledger import Entry
 from ..port.plan import PlanStep, read_plan, step_states, ticked_steps
+from ..port.plan_blocks import gate_asks_for
 from ..port.plan_evidence import evidence_of
 from ..port.plan_markdown import section_heading, split_lines
 from ..port.plan_steps import steps_of_port
@@ -24,17 +20,23 @@ from ..port.records import PortRecord
 from ..port.report import Gallery, Picture, ReportData, RunRow, StepRow, is_picture, write_report
 from ..port.report_data import report_of
 from ..port.textsafe import one_line
+from ..port.workspace import uncommitted
 from ..runs.models import Run
 from ._advice import next_of
 from ._artifacts import read_artifact
+from ._divergence import NAME as DIVERGENCE
+from ._reproduce import commands_of
 from .base import ToolContext
 
 _MOST_PICTURES = 12
 _PER_RUN = 4
 _MOST_RISKS = 40
 _MOST_RUNS = 200
+_CAPTIONS = {DIVERGENCE: "errors of port and official code, module by module"}
 _NO_RISK = "None known yet."
 """What the plan's template writes where no risk was named."""
+_NOTE = "  - Note: "
+"""How update_step begins a note below a step."""
 
 
 def write_port_report(
@@ -66,8 +68,12 @@ def write_port_report(
         entries,
         [_row(run) for run in oldest_first[-_MOST_RUNS:]],
         head_commit=_head(port),
+        uncommitted=_uncommitted(port),
         policy=policy,
-        steps=[StepRow(id=s.id, title=s.title, state=s.state, acceptance=s.acceptance) for s in steps],
+        steps=[
+            StepRow(id=s.id, title=s.title, state=s.state, acceptance=s.acceptance, asked=gate_asks_for(s.id))
+            for s in steps
+        ],
         pictures=ssim,
         gallery=[
             Gallery(title=_title(run), pictures=tuple(pictures[run.run_id]))
@@ -77,11 +83,19 @@ def write_port_report(
         residual_risks=[f"Plan: {text}" for text in _plan_risks(port)],
         not_measured=[
             *([f"Steps ticked by hand, with nothing measured behind them: {', '.join(claimed)}"] if claimed else []),
+            *_read_not_run(steps),
             *([plan_problem] if plan_problem else []),
             *refused,
             *([f"{len(oldest_first) - _MOST_RUNS} older runs are not listed."] * (len(oldest_first) > _MOST_RUNS)),
         ],
-        reproduce=list(_commands(port, newest)),
+        reproduce=list(
+            commands_of(
+                ctx.home,
+                port,
+                _newest(oldest_first, whole=True),
+                checked=any(entry.kind == "integration" for entry in entries),
+            )
+        ),
         next_steps={item.id: next_of(item) for item in items},
         problem=problem,
     )
@@ -115,6 +129,24 @@ def _head(port: PortRecord) -> str | None:
     return found.stdout if found.code == 0 and re.fullmatch(r"[0-9a-f]{40,64}", found.stdout) else None
 
 
+def _uncommitted(port: PortRecord) -> tuple[int, int] | None:
+    """How many known files are changed and how many new ones there are, outside commits; none where git cannot say."""
+    try:
+        paths = uncommitted(Path(port.worktree), "all", limit_s=10)
+    except PortError:
+        return None  # as with the newest commit
+    new = sum(path.startswith("??") for path in paths)
+    return len(paths) - new, new
+
+
+def _read_not_run(steps: list[PlanStep]) -> list[str]:
+    """That a plain test which is there was not run by any tool."""
+    names = [step.id.removeprefix("test-") for step in steps if step.id.startswith("test-") and step.state == "done"]
+    if not names:
+        return []
+    return [f"Plain tests of {', '.join(names)}: check_integration read them, no tool ran them; How to reproduce does"]
+
+
 def _steps(port: PortRecord, entries: list[Entry], runs: list[Run], policy: Policy) -> tuple[list[PlanStep], str]:
     """The plan's steps with their states, and what kept PLAN.md from being read."""
     if not port.components:
@@ -146,13 +178,27 @@ def _plan_risks(port: PortRecord) -> list[str]:
             break
         if line.startswith("- ") and not re.match(r"- \[[ xX]\]", line):
             found.append(one_line(line[2:])[:400])
+    settled = next((at for at, line in enumerate(lines) if re.match(r"- \[[ xX]\] `settle-risks`", line)), len(lines))
+    for line in lines[settled + 1 :]:
+        if not line.startswith("  "):
+            break
+        if line.startswith(_NOTE):
+            found.append(f"on settling them: {one_line(line.removeprefix(_NOTE))[:400]}")
     return [text for text in found if text != _NO_RISK][:_MOST_RISKS]
 
 
-def _newest(oldest_first: list[Run]) -> list[Run]:
-    """The newest finished run of each tool and component, in the order in which they were started."""
-    newest = {(run.tool, str(run.arguments.get("component") or "")): run for run in oldest_first if run.state == "done"}
-    return [run for run in oldest_first if newest.get((run.tool, str(run.arguments.get("component") or ""))) is run]
+def _newest(oldest_first: list[Run], *, whole: bool = False) -> list[Run]:
+    """The newest finished run of each tool and component, in the order in which they were started.
+
+    With ``whole`` the newest that was not only a part, where there is one: what a gate takes.
+    """
+    newest: dict[tuple[str, str], Run] = {}
+    for run in oldest_first:
+        key = (run.tool, str(run.arguments.get("component") or ""))
+        part = not run.arguments.get("complete", True)
+        if run.state == "done" and not (whole and part and key in newest):
+            newest[key] = run
+    return [run for run in oldest_first if run in newest.values()]
 
 
 def _pictures(ctx: ToolContext, runs: list[Run]) -> tuple[dict[str, list[Picture]], list[str]]:
@@ -172,7 +218,7 @@ def _pictures(ctx: ToolContext, runs: list[Run]) -> tuple[dict[str, list[Picture
             if problem:
                 refused.append(f"The picture {name[:80]} of {run.run_id} is not shown: {problem}")
                 continue
-            caption = Path(name).stem.replace("_", " ")
+            caption = _CAPTIONS.get(name, Path(name).stem.replace("_", " "))
             found.setdefault(run.run_id, []).append(Picture(path=files / name, caption=caption))
             left -= 1
         if len(names) > _PER_RUN or (names and not left):
@@ -183,37 +229,3 @@ def _pictures(ctx: ToolContext, runs: list[Run]) -> tuple[dict[str, list[Picture
 def _title(run: Run) -> str:
     about = run.arguments.get("component")
     return f"{run.tool.replace('_', ' ')}{f' of {about}' if about else ''} ({run.run_id})"
-
-
-def _commands(port: PortRecord, runs: list[Run]) -> Iterator[str]:
-    """What repeats the measurements: the plain tests first, which need nothing of ours, then each newest run."""
-    worktree = Path(port.worktree)
-    tests = [Path(item.adapter).parent / f"test_{item.name}_parity.py" for item in port.components]
-    here = [path.as_posix() for path in tests if (worktree / path).is_file()]
-    if here:
-        yield shlex.join(["cd", port.worktree]) + " && " + shlex.join([port.python, "-m", "pytest", *here])
-    for run in runs:
-        command = _command(port, run)
-        if command:
-            yield command
-
-
-def _command(port: PortRecord, run: Run) -> str:
-    from . import ALL
-
-    spec = next((spec for spec in ALL if spec.name == run.tool), None)
-    if spec is None:
-        return ""
-    words = ["fastvideo-port", spec.name.replace("_", "-"), "--port-id", port.port_id]
-    for name in inspect.signature(spec.function).parameters:
-        value: Any = run.arguments.get(name)
-        # The adapter is kept as an absolute path, and it is the plan's where the run was complete.
-        if (
-            value is None
-            or name in ("ctx", "port_id", "wait_s")
-            or (name == "adapter" and run.arguments.get("complete"))
-        ):
-            continue
-        for item in value if isinstance(value, list) else [value]:
-            words += [f"--{name.replace('_', '-')}", item if isinstance(item, str) else json.dumps(item)]
-    return shlex.join([*words, "--wait"])

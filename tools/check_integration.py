@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -54,7 +55,7 @@ def check_integration(
         )
     tree = SourceTree(Path(port.worktree), port.base_commit)
     seen, files = integration(port, tree)
-    rows = [Row(row.id, row.state, clean(row.where)[:300], clean(row.what)[:400]) for row in seen]
+    rows = [replace(row, where=clean(row.where)[:300], what=clean(row.what)[:400]) for row in seen]
     verdict: Literal["pass", "fail"] = "pass" if passes(rows) else "fail"
     check_id = _record(ctx, port, {path: tree.read[path] for path in files}, rows, verdict)
 
@@ -82,6 +83,7 @@ def _record(
         "why": " ".join(f"{row.id}: {row.what} ({row.where})" for row in bad[:2])[:600],
         "bad": sorted({row.id for row in bad}),
         "found": sorted({row.id for row in rows if row.state == "found"}),
+        "tested": sorted({row.component for row in rows if row.state == "found" and row.id == "parity-test"}),
     }
     depends_on = {f"worktree:{path}": digest for path, digest in sorted(files.items())}
     ledger = Ledger(ctx.home)

@@ -15,6 +15,7 @@ from ..port.ledger import Ledger
 from ..port.paths import resolve_inside
 from ..port.plan_steps import check_components
 from ..port.records import ComponentRecord, PortRecord
+from ..port.report_data import SCHEDULER_REFERENCE
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
 from ._components import component_spec, planned_component
@@ -108,6 +109,9 @@ def check_scheduler(
         port=record,
         tool="check_scheduler",
         arguments={
+            "official": official,
+            "port": port,
+            "num_steps": num_steps,
             "component": component.name if planned else None,
             "adapter": str(path) if path else None,
             "weights": record.weights.digest if record.weights else None,
@@ -171,6 +175,8 @@ def finish(ctx: ToolContext, run: Run) -> CheckSchedulerResult:
             summary={
                 "why": clean(value["cause"] or _reason(value))[:400],
                 "cases": len(value["steps"]),
+                "reference_kind": SCHEDULER_REFERENCE,
+                "self_test": value["self_test"]["passed"],
                 "logic_ratio": _worst(value),
                 "cause": value["cause_code"],
                 "first_differing_index": value["first_differing_index"],

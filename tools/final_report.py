@@ -11,6 +11,7 @@ from ..port.errors import PortError
 from ..port.gate import gate
 from ..port.ledger import Entry, Ledger
 from ..port.report import MappingRow, ParityRow, ReportData
+from ..port.report_data import ENDS
 from ._advice import next_of
 from ._report import write_port_report
 from ._settle import settle
@@ -25,11 +26,11 @@ class FinalReportResult(ToolResult):
     """The five outputs in short; the files say all."""
 
     gate: Literal["open", "closed"]
-    workspace: str = Field(description="Worktree, base and head commit.")
+    workspace: str = Field(description="Worktree, base and head commit, changes not committed.")
     branch: str
     plan: list[str] = Field(description="Steps with their states.")
     progress: list[str] = Field(description="Items of the gate, with what to do next.")
-    parity: list[str] = Field(description="A line for each component.")
+    parity: list[str] = Field(description="A line for each component, and one for the pipeline.")
     residual_risks: list[str] = Field(description="Risks, then what was not measured; at most 24 of each.")
     html: str
     markdown: str
@@ -51,11 +52,11 @@ def final_report(
     risks = [*([problem] if problem else []), *data.residual_risks[:_SHOWN]]
     return FinalReportResult(
         gate=data.gate,
-        workspace=f"{data.worktree}, {data.base_commit} to {data.head_commit or 'unknown'}",
+        workspace=f"{data.worktree}, {data.base_commit} to {data.head_commit or 'unknown'}; {data.commits}",
         branch=data.branch,
         plan=[f"{step.id}: {step.state}" for step in data.steps],
         progress=[f"{item.title}: {item.state}. {next_of(item)}".strip() for item in items],
-        parity=[_line(row, mapping) for row, mapping in _rows(data)],
+        parity=[*(_line(row, mapping) for row, mapping in _rows(data)), *_pipeline_line(data)],
         residual_risks=[*risks, *(f"Not measured: {text}" for text in data.unmeasured[:_SHOWN])],
         html=str(page),
         markdown=str(twin),
@@ -76,17 +77,30 @@ def _rows(data: ReportData) -> list[tuple[ParityRow, MappingRow | None]]:
     return [(row, mappings.get(row.component)) for row in data.parity]
 
 
-def _line(row: ParityRow, mapping: MappingRow | None) -> str:
-    def said(verdict: str, fresh: bool) -> str:
-        return verdict if fresh else f"stale (was {verdict})"
+def _said(verdict: str, fresh: bool) -> str:
+    return verdict if fresh else f"stale (was {verdict})"
 
-    parts = [f"{row.component}: parity {said(row.verdict, row.fresh)}"]
+
+def _pipeline_line(data: ReportData) -> list[str]:
+    row = data.pipeline
+    if row is None:
+        return []
+    ratios = [
+        f"logic ratio {line.logic_ratio:.4g} at the {line.name}"
+        for line in row.lines
+        if line.name in ENDS.values() and line.logic_ratio is not None
+    ]
+    return [", ".join([f"pipeline: parity {_said(row.verdict, row.fresh)}", *ratios])]
+
+
+def _line(row: ParityRow, mapping: MappingRow | None) -> str:
+    parts = [f"{row.component}: parity {_said(row.verdict, row.fresh)}"]
     if row.logic_ratio is not None:
         parts.append(f"logic ratio {row.logic_ratio:.4g}")
     if row.precision_ratio is not None:
         parts.append(f"precision ratio {row.precision_ratio:.4g}")
     if mapping is not None:
-        parts.append(f"mapping {said(mapping.verdict, mapping.fresh)}")
+        parts.append(f"mapping {_said(mapping.verdict, mapping.fresh)}")
     if row.culprit is not None:
         parts.append(f"begins to differ at {row.culprit.place}")
     return ", ".join(parts)

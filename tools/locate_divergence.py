@@ -89,7 +89,7 @@ def locate_divergence(
         ctx,
         port=port,
         tool="locate_divergence",
-        arguments=started_with(port, planned, path),
+        arguments={**started_with(port, planned, path), "case": case, "device": device},
         job="locate",
         spec=spec,
         wait_s=wait_s,

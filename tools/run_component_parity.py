@@ -138,6 +138,11 @@ def run_component_parity(
         tool="run_component_parity",
         arguments={
             **started_with(port, planned, path),
+            "cases": cases,
+            "dtypes": dtypes,
+            "device": device,
+            "seeds": seeds,
+            "align_backends": align_backends,
             "complete": is_planned(port, planned, path)
             and cases is None
             and not align_backends

@@ -103,6 +103,8 @@ def run_pipeline_parity(
         tool="run_pipeline_parity",
         arguments={
             "adapter": str(path),
+            "cases": cases,
+            "device": device,
             "weights": port.weights.digest if port.weights else None,
             "converted": uses_converted(port),
             "plan": "",
@@ -239,6 +241,12 @@ def _summary(value: dict[str, Any], reasons: list[str], guilty: list[str]) -> di
         "logic_ratio": final.logic_ratio if final else None,
         "decoded_logic_ratio": decoded.logic_ratio if decoded else None,
         "precision_ratio": max(precisions, default=None),
+        "step_rows": [row.model_dump() for row in _steps(value["cases"])],
+        "ends": [end.model_dump() for end in (final, decoded) if end],
+        "stages": [_stage(row).model_dump(exclude={"why"}) for row in value["stages"][:_SHOWN]],
+        "self_test": value["self_test"]["passed"],
+        "perturbed": len(value["self_test"]["trials"]),
+        "turned_red": sum(trial["red"] for trial in value["self_test"]["trials"]),
         "environment_patches": value["environment_patches"],
         "reference": value["reference"]["digest"],
     }

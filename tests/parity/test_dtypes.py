@@ -255,11 +255,11 @@ def compare(port: Observation, official: Observation, aligned: bool = False) -> 
     return compare_backends(seen, {"port": {}, "official": {}}, Regions(PAIRS), aligned)
 
 
-def test_different_backends_are_a_remark_that_says_what_to_do() -> None:
+def test_different_backends_are_a_remark_and_no_advice_where_nothing_failed() -> None:
     report, findings = compare(observe(attend_by_hand), observe(attend))
     assert "by-hand" in report["differs"] and "sdpa-flash-cpu" in report["differs"]
     assert [(f.code, f.verdict) for f in findings] == [("attention-backends-differ", "pass")]
-    assert "align_backends=true" in findings[0].message
+    assert findings[0].message == report["differs"], "what to do after a failure is the tool's next step"
     assert compare(observe(attend), observe(attend))[1] == []
     assert report["port"]["kernels"] == {"by-hand": 1} and report["port"]["sdpa_flags"]["math_sdp"] is True
 

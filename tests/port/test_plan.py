@@ -49,6 +49,11 @@ class TestGenerated:
         assert {f"step:{step.id}" for step in steps} == {key for key in keys if key.startswith("step")}
         assert text.count("Accepted when: ") == len(steps)
 
+    def test_it_says_first_that_no_measurement_ticks_a_box(self) -> None:
+        """Read alone, a plan without ticks would say that nothing is done."""
+        beginning = render_plan(BOTH).partition("\n## ")[0]
+        assert "An empty box does not mean an open step." in beginning and "`final_report`" in beginning
+
     def test_the_dit_comes_first_however_it_was_given(self) -> None:
         text = render_plan(BOTH)
         assert text.index("`parity-transformer`") < text.index("`parity-vae`")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Literal
 
+import fastvideo_port.tools as tools
 import pytest
 from fastvideo_port.port.ledger import Entry
+from fastvideo_port.port.plan_blocks import is_measured
 from fastvideo_port.port.plan_evidence import evidence_of
+from fastvideo_port.port.plan_official import official_lacks
+from fastvideo_port.port.plan_steps import steps_of_port
 from fastvideo_port.port.records import ComponentRecord, PortRecord, now
 
 
@@ -92,3 +97,50 @@ def test_ssim_passes_by_its_entry(port: PortRecord) -> None:
     made = entry("example", component=None).model_copy(update={"summary": {"script": "s", "video": {"sha256": "2"}}})
     assert evidence_of(port, [made, ssim], [])["ssim"] == "done"
     assert evidence_of(port, [ssim], [])["ssim"] == "in_progress"
+
+
+def test_the_papers_are_done_when_the_gate_says_so(port: PortRecord) -> None:
+    found = {"found": ["docs-matrix"], "bad": [], "tested": []}
+    checked = entry("integration", component=None).model_copy(update={"summary": found})
+    failed = entry("integration", "fail", component=None).model_copy(update={"summary": found})
+    assert evidence_of(port, [checked], [])["docs"] == "done"
+    assert evidence_of(port, [checked, failed], [])["docs"] == "in_progress"
+    assert "docs" not in evidence_of(port, [], [])
+
+
+def measured(component: str, package: str, version: str) -> Entry:
+    made = entry("component_parity", component=component)
+    return made.model_copy(update={"depends_on": {**made.depends_on, f"environment:official.{package}": version}})
+
+
+def test_official_code_in_a_package_is_fixed_by_the_version_that_every_component_met(port: PortRecord) -> None:
+    more = port.components[0].model_copy(update={"name": "encoder", "official": "transformers.E", "kind": "encoder"})
+    port = port.model_copy(update={"components": [*port.components, more]})
+    dit, encoder = measured("transformer", "diffusers", "0.42"), measured("encoder", "transformers", "5.0")
+    assert evidence_of(port, [dit, encoder], [])["fetch-official"] == "done"
+    assert "fetch-official" not in evidence_of(port, [dit], []), "nothing shows the encoder's version"
+    other = measured("encoder", "diffusers", "0.42")
+    assert "fetch-official" not in evidence_of(port, [dit, other], []), "another package's version says nothing"
+    both = port.model_copy(
+        update={"components": [port.components[0], more.model_copy(update={"official": "diffusers.E"})]}
+    )
+    mixed = [dit, measured("encoder", "diffusers", "0.43")]
+    assert "fetch-official" not in evidence_of(both, mixed, []), "two versions are not one reference"
+    assert "0.42 and 0.43" in official_lacks(both, mixed)
+    cloned = port.model_copy(update={"official_repo": "/r", "official_commit": "c" * 40})
+    assert evidence_of(cloned, [], [])["fetch-official"] == "done"
+    unpinned = port.model_copy(update={"official_repo": "/r"})
+    assert "fetch-official" not in evidence_of(unpinned, [dit, encoder], []), "what ran was in the folder"
+
+
+def test_a_measured_step_says_which_tool_measures_it(port: PortRecord) -> None:
+    """update_step sends the agent to the tool that the criterion names."""
+    names = {path.stem for path in (Path(tools.__path__[0])).glob("[a-z]*.py")}
+    kinds = ("dit", "scheduler", "tokenizer", "extra")
+    parts = [port.components[0].model_copy(update={"name": kind, "kind": kind}) for kind in kinds]
+    port = port.model_copy(update={"components": parts})
+    steps = {step.id: step for step in steps_of_port(port)}
+    unmeasured = {step for step in steps if not is_measured(port, step)}
+    assert unmeasured == {"settle-risks", *(f"adapter-{kind}" for kind in kinds)}
+    for step in steps.keys() - unmeasured:
+        assert set(re.findall(r"`(\w+)`", steps[step].acceptance)) & names, step

@@ -19,14 +19,15 @@ from fastvideo_port.port.report import (
     MappingRow,
     ParityRow,
     Picture,
+    PipelineLine,
+    PipelineRow,
     ReportData,
     RunRow,
     SsimRow,
     StepRow,
-    moment,
-    number,
     write_report,
 )
+from fastvideo_port.port.report_words import moment, number
 from markdown_it import MarkdownIt
 from pydantic import ValidationError
 
@@ -216,7 +217,7 @@ def test_text_is_data_in_both_files(tmp_path: Path) -> None:
     assert not {tag for tag, _ in page.tags} & {"script", "img"} and "{{ 7*7 }}" in page.text
     tokens = MarkdownIt("commonmark").enable("table").parse(markdown.read_text(encoding="utf-8"))
     headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
-    assert len(headings) == 12 and not [token for token in tokens if token.type.startswith("html")]
+    assert len(headings) == 13 and not [token for token in tokens if token.type.startswith("html")]
     for text in (html.read_text(encoding="utf-8"), markdown.read_text(encoding="utf-8")):
         assert "\u202e" not in text and "\x1b" not in text
 
@@ -231,7 +232,7 @@ def test_markdown_tables_keep_their_columns(tmp_path: Path) -> None:
         cells = 0 if token.type == "tr_open" else cells + (token.type in ("td_open", "th_open"))
         if token.type == "tr_close":
             widths.append(cells)
-    assert widths == [4] * 4 + [5] * 8 + [9] * 2 + [10] * 3 + [8] * 2 + [6] * 2
+    assert widths == [4] * 4 + [5] * 8 + [9] * 2 + [10] * 3 + [9] * 2 + [6] * 2
 
 
 def test_tokens_never_reach_a_report(tmp_path: Path) -> None:
@@ -338,11 +339,23 @@ def everywhere(evil: str, picture: Path) -> ReportData:
             )
         ],
         mapping=[MappingRow(component=evil, verdict="fail", run_id=evil, unused_names=(evil,))],
-        ssim=[SsimRow(name=evil, verdict="fail", metric=evil, run_id=evil, pictures=(one,))],
+        pipeline=PipelineRow(verdict="fail", run_id=evil, guilty=(evil,), lines=(PipelineLine(name=evil),)),
+        ssim=[
+            SsimRow(
+                name=evil,
+                verdict="fail",
+                metric=evil,
+                run_id=evil,
+                pictures=(one,),
+                reference=evil,
+                reference_sha256=evil,
+                candidate_sha256=evil,
+            )
+        ],
         gallery=[Gallery(title=evil, pictures=(one,))],
         approvals=[ApprovalRow(step=evil, decision="approved", channel=evil, by=evil, when=evil, note=evil)],
         reproduce=[evil],
-        steps=[StepRow(id=evil, title=evil, state=evil, acceptance=evil)],
+        steps=[StepRow(id=evil, title=evil, state=evil, acceptance=evil, asked=False)],
         runs=[RunRow(run_id=evil, tool=evil, what=evil, state=evil, started_at=evil)],
         residual_risks=[evil],
         not_measured=[evil],
@@ -363,7 +376,7 @@ def test_hostile_text_in_every_field_stays_text(tmp_path: Path) -> None:
     }  # fmt: skip
     tokens = MarkdownIt("commonmark").enable("table").parse(markdown.read_text(encoding="utf-8"))
     kinds = [token.type for token in tokens]
-    assert kinds.count("heading_open") == 12 and kinds.count("fence") == 1
+    assert kinds.count("heading_open") == 13 and kinds.count("fence") == 1
     inline = [child.type for token in tokens for child in token.children or []]
     assert not {kind for kind in [*kinds, *inline] if kind.startswith("html") or kind in ("image", "link_open")}
     for content in (text, markdown.read_text(encoding="utf-8")):
@@ -407,3 +420,83 @@ def test_a_page_can_be_read_with_the_keyboard_and_without_colours(tmp_path: Path
     assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
     assert "prefers-color-scheme" in html.read_text() or "light-dark(" in html.read_text()
     assert "@media print" in html.read_text()
+
+
+PIPELINE = PipelineRow(
+    verdict="pass",
+    run_id="run-00000000000000d4",
+    steps=30,
+    self_test=True,
+    perturbed=5,
+    turned_red=5,
+    lines=(
+        PipelineLine(name="step 0", error=1.97e-6, reference_error=1.92e-6, logic_ratio=1.025, precision_ratio=1.06),
+        PipelineLine(name="final latents", verdict="pass", error=2.5e-6, max_abs=3.1e-6, logic_ratio=1.03),
+        PipelineLine(name="stage text, alone", verdict="pass", error=4.5e-7, logic_ratio=1.01),
+    ),
+)
+
+
+def both(folder: Path, data: ReportData) -> list[str]:
+    """The text of the page and of the Markdown, without the latter's escapes."""
+    html, markdown = write_report(folder, data)
+    return [Page(html.read_text()).text, re.sub(r"\\(.)", r"\1", markdown.read_text())]
+
+
+def test_the_pipelines_numbers_stand_in_both_files(tmp_path: Path) -> None:
+    for text in both(tmp_path, report(pipeline=PIPELINE)):
+        for words in ("step 0", "1.97e-06", "1.92e-06", "1.025", "1.060", "final latents", "3.10e-06", "4.50e-07"):
+            assert words in text, words
+        for words in ("stage text, alone", "5 of 5 perturbations", "No stage differs on its own", "Of 30 steps, 1"):
+            assert words in text, words
+    for text in both(tmp_path, report()):
+        assert "The pipelines were not compared." in text
+    red = PIPELINE.model_copy(update={"verdict": "fail", "guilty": ("denoising",), "self_test": False, "fresh": False})
+    for text in both(tmp_path, report(pipeline=red)):
+        assert "Stages that differ on their own: denoising." in text and "Self-test not passed" in text
+        assert "was fail" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "new", "words"),
+    [
+        (2, 17, "19 changes not committed (2 in known files, 17 new files)"),
+        (1, 0, "1 change not committed"),
+        (0, 0, "everything is committed"),
+        (None, None, "whether everything is committed is not known"),
+    ],
+)
+def test_it_says_what_no_commit_holds(tmp_path: Path, changed: int | None, new: int | None, words: str) -> None:
+    for text in both(tmp_path, report(changed_files=changed, new_files=new)):
+        assert words in text
+
+
+def test_the_reference_video_is_named_with_its_hash(tmp_path: Path) -> None:
+    known = {"reference": "/v/official fox.mp4", "reference_sha256": "ab" * 32, "candidate_sha256": "cd" * 32}
+    for text in both(tmp_path, report(ssim=[report().ssim[0].model_copy(update=known)])):
+        assert all(value in text for value in known.values())
+    for text in both(tmp_path, report()):
+        assert "not recorded" in text
+
+
+def test_open_steps_that_the_gate_does_not_ask_for_are_named_even_beside_an_open_gate(tmp_path: Path) -> None:
+    """Seven of seven and steps that are open: a reviewer has to see that both are true."""
+    steps = [
+        StepRow(id="fetch-official", title="Official", state="todo", asked=False),
+        StepRow(id="settle-risks", title="Risks", state="claimed", asked=False),
+        StepRow(id="docs", title="Documentation", state="done"),
+    ]
+    green = [row.model_copy(update={"state": "pass"}) for row in report().items]
+    data = report(gate="open", items=green, steps=steps, not_measured=[])
+    assert data.unmeasured == ("Open steps of the plan that the gate does not ask for: fetch-official",)
+    for text in both(tmp_path, data):
+        assert "Not done, and not asked for by the gate: fetch-official (todo), settle-risks (claimed)." in text
+    for text in both(tmp_path, report(gate="open", items=green, steps=steps[2:], not_measured=[])):
+        assert "Not done, and" not in text and "Every item of the gate was measured." in text
+
+
+def test_what_does_not_apply_is_no_hole(tmp_path: Path) -> None:
+    """A scheduler has no modules and no second precision: nobody forgot to measure them."""
+    row = ParityRow(component="scheduler", verdict="pass", logic_ratio=1.0, whole=True, cases=("11 inputs",))
+    _, markdown = write_report(tmp_path, report(parity=[row]))
+    assert "| scheduler | pass | 1.000 | n/a | n/a | n/a | 11 inputs |" in markdown.read_text()

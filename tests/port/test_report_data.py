@@ -10,7 +10,7 @@ import pytest
 from fastvideo_port.port.ledger import Entry
 from fastvideo_port.port.records import ComponentRecord, PortRecord, now
 from fastvideo_port.port.report import RunRow, write_report
-from fastvideo_port.port.report_data import report_of
+from fastvideo_port.port.report_data import SCHEDULER_REFERENCE, report_of
 
 
 @pytest.fixture
@@ -118,3 +118,48 @@ def test_ssim_and_patches_reach_both_files(port: PortRecord, tmp_path: Path) -> 
     for path in write_report(tmp_path / "out", data):
         text = path.read_text(encoding="utf-8")
         assert "fox.mp4" in text and "0.9700" in text and "cpu-attention" in text
+
+
+def step(number: int, logic: float | None) -> dict[str, Any]:
+    numbers = {"error": 1e-6, "reference_error": 1e-6, "max_abs": 1e-5, "gain": None}
+    return {"step": number, "logic_ratio": logic, "precision_ratio": 1.0, **numbers}
+
+
+def test_the_pipeline_keeps_its_numbers_and_of_many_steps_the_worst(port: PortRecord) -> None:
+    assert report_of(port, entries(port)).pipeline is None
+    rows = [step(number, 1.4 if number == 17 else 1.0) for number in range(50)]
+    summary = {
+        "why": "", "guilty": [], "steps": 50, "step_rows": rows, "self_test": True, "perturbed": 3, "turned_red": 3,
+        "ends": [{"name": "final", "verdict": "pass", "error": 1e-6, "logic_ratio": 1.0}],
+        "stages": [{"name": "decode", "verdict": "pass", "error": 2e-6, "logic_ratio": 1.1, "first_step": None}],
+    }  # fmt: skip
+    row = report_of(port, [entry("pipeline_parity", "run-6", "pass", summary, None)]).pipeline
+    assert row is not None and row.steps == 50 and (row.turned_red, row.perturbed) == (3, 3)
+    names = [line.name for line in row.lines]
+    assert names[0] == "step 0" and names[-3:] == ["step 49", "final latents", "stage decode, alone"]
+    assert "step 17" in names and len(names) <= 14
+    rows[9]["logic_ratio"] = None
+    row = report_of(port, [entry("pipeline_parity", "run-6", "pass", summary, None)]).pipeline
+    assert row is not None and "step 9" in [line.name for line in row.lines], "no number is worse than any"
+
+
+def test_a_pipeline_that_an_earlier_version_measured_has_its_verdict(port: PortRecord) -> None:
+    old = entry("pipeline_parity", "run-6", "pass", {"why": "", "guilty": [], "steps": 4, "logic_ratio": 1.0}, None)
+    row = report_of(port, [old]).pipeline
+    assert row is not None and row.verdict == "pass" and row.lines == () and row.self_test is None
+
+
+def test_only_a_lesser_reference_is_a_risk(port: PortRecord) -> None:
+    def risks(kind: str) -> str:
+        found = {"cases": 4, "logic_ratio": 1.0, "reference_kind": kind}
+        data = report_of(port, [entry("component_parity", "run-3", "pass", found, "transformer")])
+        return " ".join(data.residual_risks)
+
+    assert "the reference was float32" in risks("float32")
+    assert "the reference was" not in risks("exact") + risks("float64")
+
+
+def test_a_scheduler_says_what_it_was_compared_with_and_that_the_check_can_fail(port: PortRecord) -> None:
+    found = {"cases": 11, "logic_ratio": 1.0, "reference_kind": SCHEDULER_REFERENCE, "self_test": True}
+    row = report_of(port, [entry("check_scheduler", "run-4", "pass", found, "scheduler")]).parity[1]
+    assert row.whole and row.self_test and "to the last bit" in row.reference

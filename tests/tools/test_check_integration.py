@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fastvideo_port.port.approval_policy import Policy
 from fastvideo_port.port.errors import PortError
 from fastvideo_port.port.gate import gate
-from fastvideo_port.port.ledger import Ledger
+from fastvideo_port.port.ledger import Entry, Ledger
+from fastvideo_port.port.plan_blocks import blocks_of
+from fastvideo_port.port.plan_evidence import evidence_of
 from fastvideo_port.port.records import ComponentRecord, PortRecord, now
 from fastvideo_port.tests.parity import small_fastvideo
 from fastvideo_port.tests.parity.small_fastvideo import ID, git
@@ -21,6 +24,7 @@ PORT = "port-0123456789abcdef"
 DIT = "fastvideo/models/dits/tiny.py"
 PIPELINE = "fastvideo/pipelines/basic/tiny/tiny_pipeline.py"
 PAGE = "docs/inference/tiny.md"
+TEST = "tests/local_tests/tiny/test_transformer_parity.py"
 STATUS = "tests/local_tests/tiny/PORT_STATUS.md"
 REGISTRY = "fastvideo/registry.py"
 
@@ -97,6 +101,48 @@ def test_a_wired_and_documented_port_passes_and_opens_its_item(small: Small) -> 
         assert (small.root / where.partition(":")[0]).is_file(), where
     assert small.item()[0] == "pass"
     assert "gate_status" in result.next_step and len(result.model_dump_json()) < 8000
+
+
+SETTLED = {"wire-config", "wire-stages", "wire-registry", "test-transformer", "docs"}
+
+
+def done(small: Small) -> set[str]:
+    """Steps of the plan that are done."""
+    port, entries = small.ctx.ports.get(PORT), Ledger(small.ctx.home).entries(PORT)
+    assert not any(blocks_of(port, entries, step, Policy()) == [""] for step in SETTLED - done_by(port, entries))
+    return done_by(port, entries)
+
+
+def done_by(port: PortRecord, entries: list[Entry]) -> set[str]:
+    return {step for step, state in evidence_of(port, entries, []).items() if state == "done"}
+
+
+def test_it_settles_the_steps_of_the_plan_that_it_measures(small: Small) -> None:
+    assert not SETTLED & done(small)
+    small.check()
+    assert done(small) >= SETTLED
+    small.edit(REGISTRY, 'default_preset="tiny_t2v"', 'default_preset="tiny_t2v" ')
+    assert not SETTLED & done(small), "what was found is stale"
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "left"),
+    [
+        ("fastvideo/configs/pipelines/tiny.py", "TinyConfig", "OtherConfig", {"test-transformer"}),
+        (REGISTRY, 'default_preset="tiny_t2v"', 'default_preset="absent"', {"test-transformer", "wire-stages"}),
+        (PIPELINE, "self.add_stage", "self.remember", {"test-transformer", "wire-config", "wire-registry"}),
+        (PIPELINE, "class ", "from diffusers import WanPipeline\n\nclass ", SETTLED - {"wire-stages", "docs"}),
+        (TEST, "assert_close", "print", SETTLED - {"test-transformer", "docs"}),
+        (PAGE, "6 GB", "some", SETTLED - {"docs"}),
+    ],
+    ids=["config", "preset", "stages", "foreign", "test", "docs"],
+)  # fmt: skip
+def test_what_it_does_not_find_leaves_its_step_open(
+    small: Small, path: str, old: str, new: str, left: set[str]
+) -> None:
+    small.edit(path, old, new)
+    small.check()
+    assert SETTLED & done(small) == left
 
 
 def test_asking_again_adds_nothing_to_the_ledger(small: Small) -> None:

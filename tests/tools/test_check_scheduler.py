@@ -89,6 +89,7 @@ def test_a_right_scheduler_passes_and_opens_its_item_until_a_file_changes(port: 
         "pass",
         True,
     )
+    assert entry.summary["self_test"] is True and "to the last bit" in entry.summary["reference_kind"]
     assert {"worktree:fastvideo/euler.py", "official:official_euler.py"} <= set(entry.depends_on)
     assert any(key.startswith("path:") and key.endswith("scheduler_config.json") for key in entry.depends_on)
     assert item(port)[0] == "pass"

@@ -17,6 +17,7 @@ from fastvideo_port.tools.check_mapping import check_mapping
 from fastvideo_port.tools.final_report import FinalReportResult, final_report
 from fastvideo_port.tools.gate_status import gate_status
 from fastvideo_port.tools.run_component_parity import run_component_parity
+from fastvideo_port.tools.update_step import update_step
 from fastvideo_port.tools.write_plan import PlanComponent, write_plan
 from PIL import Image
 
@@ -47,7 +48,10 @@ def test_without_any_measurement_it_is_a_report_of_what_is_missing(tiny: Any) ->
     assert (
         result.gate == "closed" and len(result.progress) == 7 and all(": missing. " in row for row in result.progress)
     )
-    assert re.fullmatch(rf"{re.escape(str(tiny.worktree))}, [0-9a-f]{{40}} to [0-9a-f]{{40}}", result.workspace)
+    assert re.fullmatch(
+        rf"{re.escape(str(tiny.worktree))}, [0-9a-f]{{40}} to [0-9a-f]{{40}}; \d+ changes not committed .*",
+        result.workspace,
+    )
     assert result.branch == tiny.port.branch
     assert {"isolate-workspace: done", "mapping-transformer: todo", "open-gate: todo"} <= set(result.plan)
     for text in texts(result):
@@ -79,17 +83,34 @@ def test_it_gives_the_five_outputs(measured: Any) -> None:
             assert words.lower() in text.lower(), words
 
 
-def test_the_commands_that_repeat_it_can_be_read_by_the_command_line(measured: Any) -> None:
-    from fastvideo_port.server.cli import _parser
-    from fastvideo_port.server.cli_tools import add_tool_commands
+def test_the_commands_that_repeat_it_stand_in_both_files(measured: Any) -> None:
+    """``test_reproduce.py`` reads and runs them. A later run of a part takes no whole run's place."""
+    part = run_component_parity(measured.ctx, measured.port_id, "transformer", cases=["small"], wait_s=0)
+    assert measured.ctx.runs.wait(part.run_id, 180).state == "done"
+    for text in texts(report(measured)):
+        commands = [shlex.split(line) for line in text.splitlines() if "/fastvideo-port " in line]
+        assert [command[1] for command in commands] == [
+            "fetch-weights", "check-mapping", "run-component-parity", "gate-status",
+        ]  # fmt: skip
+        assert commands[2][2:] == [f"--port-id={measured.port_id}", "--component=transformer", "--wait"]
 
-    page, _ = texts(report(measured))
-    commands = [shlex.split(line) for line in page.splitlines() if line.startswith("fastvideo-port ")]
-    assert [command[1] for command in commands] == ["fetch-weights", "check-mapping", "run-component-parity"]
-    parser = _parser()
-    add_tool_commands(parser)
-    for command in commands[1:]:
-        assert parser.parse_args(command[1:]).argument_component == ["transformer"]
+
+def test_changes_that_no_commit_holds_are_counted_each(measured: Any) -> None:
+    def count() -> list[str]:
+        return re.findall(
+            r"(\d+) changes not committed \((\d+) in known files, (\d+) new files\)", texts(report(measured))[1]
+        )
+
+    ((_, changed, new),) = count()
+    folder = measured.worktree / "a new folder"
+    folder.mkdir()
+    for name in ("a.py", "b.py"):
+        (folder / name).write_text("")
+    with measured.edited("fastvideo/registry.py", "REGISTRY", "REGISTRY "):
+        assert count() == [(str(int(changed) + int(new) + 3), str(int(changed) + 1), str(int(new) + 2))]
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
 
 
 def test_an_edit_is_named_by_file_with_what_to_do(measured: Any) -> None:
@@ -125,6 +146,7 @@ def test_pictures_of_the_runs_are_embedded_and_a_broken_one_is_named(measured: A
     result = report(measured)
     page = Path(result.html).read_text()
     assert page.count("<img ") == page.count("data:image/png;base64,") == 1
+    assert "errors of port and official code, module by module" in page
     for name in ("a_link.png", "b_text.png", "c_pipe.png"):
         assert any(name in text for text in result.residual_risks), name
     for path in files.iterdir():
@@ -145,7 +167,12 @@ def test_approvals_and_risks_of_the_plan_are_in_it(measured: Any) -> None:
     plan = measured.worktree / "PLAN.md"
     before = plan.read_text()
     plan.write_text(before.replace("- None known yet.", "- Only **one** size was tried.\n- [ ] not a risk"))
+    update_step(measured.ctx, measured.port_id, "settle-risks", "claimed", note="One size stays; others follow.")
     result = report(measured)
+    assert "Plan: on settling them: One size stays; others follow." in result.residual_risks
+    assert (
+        "Not measured: Steps ticked by hand, with nothing measured behind them: settle-risks" in result.residual_risks
+    )
     assert "Plan: Only **one** size was tried." in result.residual_risks
     assert any("what the agent's client asserts" in text for text in result.residual_risks)
     assert not any("not a risk" in text or "None known" in text for text in result.residual_risks)

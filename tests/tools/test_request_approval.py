@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +32,9 @@ def reviewed(tiny: Any) -> tuple[str, str]:
     return item.state, item.why
 
 
-def test_a_person_reviews_what_the_engine_proved(tiny: Any) -> None:
+def test_a_person_reviews_what_the_engine_proved(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTVIDEO_PORT_HOME", str(tiny.ctx.home))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     with pytest.raises(PortError, match="nothing to approve yet"):
         request_approval(tiny.ctx, tiny.port_id, STEP, "Look.")
     entry = proven(tiny)
@@ -39,6 +44,11 @@ def test_a_person_reviews_what_the_engine_proved(tiny: Any) -> None:
     assert "request_approval" in status.next_step and "run_component_parity" in status.next_step
     asked = request_approval(tiny.ctx, tiny.port_id, STEP, "Look.")
     assert asked.decision == "pending" and asked.approval_id
+    # For a fresh shell, whatever this process finds on its PATH.
+    program = shlex.quote(str(Path(sys.executable).with_name("fastvideo-port")))
+    command = f"FASTVIDEO_PORT_HOME={shlex.quote(str(tiny.ctx.home))} {program}"
+    assert asked.how == [f"In a terminal: {command} approve {asked.approval_id}",
+                         f"In a browser: {command} page (prints the link)"]  # fmt: skip
     approvals = Approvals(tiny.ctx.home)
     view = approvals.view(approvals.get(asked.approval_id))
     assert view.content is not None

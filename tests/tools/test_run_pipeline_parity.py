@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fastvideo_port.port.errors import PortError
+from fastvideo_port.port.report_data import report_of
 from fastvideo_port.tools.gate_status import gate_status
 from fastvideo_port.tools.run_pipeline_parity import finish, run_pipeline_parity
 
@@ -93,6 +94,17 @@ def test_a_whole_fresh_pass_opens_the_item(passed: Any) -> None:
     piped, whole = passed
     found = item(piped)
     assert found.state == "pass" and found.evidence == [whole.run_id]
+
+
+def test_the_report_repeats_the_same_numbers(passed: Any) -> None:
+    piped, whole = passed
+    row = report_of(piped.port, piped.entries()).pipeline
+    assert row is not None and row.run_id == whole.run_id and row.self_test
+    assert (row.turned_red, row.perturbed) == (len(whole.self_test.red), len(whole.self_test.red))
+    lines = {line.name: line for line in row.lines}
+    assert [lines[f"step {step.step}"].error for step in whole.steps] == [step.error for step in whole.steps]
+    assert lines["decoded video"].logic_ratio == whole.ends[1].logic_ratio
+    assert lines["stage timesteps, alone"].verdict == "pass"
 
 
 def test_one_character_in_an_imported_file_makes_it_stale_and_another_file_does_not(passed: Any) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
-from fastvideo_port.server.demo import play
+from fastvideo_port.server.demo import acts, play
+from fastvideo_port.server.demo.expectations import Unexpected
 from fastvideo_port.server.demo.play import main
 from fastvideo_port.server.demo.show import Show
 from filelock import FileLock
@@ -45,3 +47,42 @@ def test_the_transcript_holds_every_step_with_its_result(tmp_path: Path) -> None
     kinds = [json.loads(line) for line in transcript.read_text().splitlines()]
     assert [entry["kind"] for entry in kinds] == ["headline", "edit", "call"]
     assert kinds[2]["result"]["gate"] == "closed"
+
+
+def test_the_last_block_names_what_stays_and_the_report_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The acts are left out; what follows them is looked at."""
+    stage = acts.Stage(tmp_path, tmp_path, tmp_path, tmp_path)
+    output = tmp_path / "out.txt"
+    show = Show(Console(file=output.open("w"), width=400))
+    player = acts.Player(None, show, stage, "port-1", tmp_path / "worktree")  # type: ignore[arg-type]
+
+    async def begin(*_: object) -> acts.Player:
+        return player
+
+    async def act(player: acts.Player) -> None:
+        show.headline("an act")
+
+    monkeypatch.setattr(acts, "begin", begin)
+    for name in [
+        "prompts",
+        "mistakes",
+        "components",
+        "approvals",
+        "pipeline",
+        "videos",
+        "documents",
+        "end",
+        "staleness",
+    ]:
+        monkeypatch.setattr(acts, name, act)
+    with pytest.raises(Unexpected, match="report is not there"):
+        asyncio.run(acts.play(None, stage, show))  # type: ignore[arg-type]
+    report = tmp_path / "state/reports/port-1/report.html"
+    report.parent.mkdir(parents=True)
+    for path in (report, report.with_suffix(".md")):
+        path.write_text("")
+    asyncio.run(acts.play(None, stage, show))  # type: ignore[arg-type]
+    show.console.file.flush()
+    last = output.read_text().rpartition("an act")[2]
+    for path in (report, report.with_suffix(".md"), tmp_path / "worktree", tmp_path / "state"):
+        assert str(path) in last
