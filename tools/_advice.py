@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..port.gate import GateItem
 
 TOOLS = {
@@ -20,6 +22,8 @@ _FIRST = {
     "run run_example": "run_example",
 }
 """What an item's reason asks for before it can be measured, and the tool for that."""
+_COMPARE = re.compile(r"; run (run_(?:example, then run_ssim|ssim) with the video that \S+ wrote)\.$")
+"""What has to be run for a comparison that counts, as `video_evidence.what_to_run` says it."""
 _APPROVAL = "request_approval"
 
 
@@ -27,6 +31,12 @@ def tool_of(item: GateItem) -> str | None:
     """The tool to call for the item, if this version has it: what has to come first, else what measures it."""
     name = next((tool for words, tool in _FIRST.items() if words in item.why), TOOLS.get(item.id))
     return name if name in _known() else None
+
+
+def compared_by(item: GateItem) -> str:
+    """What has to be run for a comparison of videos that counts; empty where something else is wrong with it."""
+    found = _COMPARE.search(item.why) if item.id == "ssim" else None
+    return found[1] if found else ""
 
 
 def waits_for_person(item: GateItem) -> bool:
@@ -43,6 +53,8 @@ def next_of(item: GateItem) -> str:
     tool = tool_of(item)
     if tool is None:
         return "No tool of this version measures it: do it by hand and report it as unproven."
+    if comparison := compared_by(item):
+        return f"Call {comparison}."
     if item.state == "missing":
         return f"Call {tool}."
     if item.state == "stale":
