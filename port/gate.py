@@ -15,6 +15,7 @@ from .freshness import what_changed
 from .ledger import Entry
 from .plan_steps import steps_of_port
 from .records import ComponentRecord, PortRecord
+from .textsafe import sentences
 from .video_evidence import what_to_run, why_no_evidence
 
 ItemState = Literal["pass", "fail", "stale", "missing", "needs_approval"]
@@ -210,6 +211,6 @@ _BY_SERIOUSNESS: tuple[ItemState, ...] = ("pass", "needs_approval", "stale", "mi
 def _worst(found: list[_Found]) -> _Found:
     worst = max(found, key=lambda item: _BY_SERIOUSNESS.index(item[0]))
     if worst[0] == "pass":
-        return "pass", " ".join(item[1] for item in found), [run for item in found for run in item[2]]
+        return "pass", sentences(item[1] for item in found), [run for item in found for run in item[2]]
     bad = [item for item in found if item[0] != "pass"]
-    return worst[0], " ".join(item[1] for item in bad), [run for item in found for run in item[2]]
+    return worst[0], sentences(item[1] for item in bad), [run for item in found for run in item[2]]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import platformdirs
@@ -38,3 +41,12 @@ def state_home() -> Path:
             fix=f"Make it writable for this user, or set {VARIABLE} to another folder.",
         )
     return home.resolve()
+
+
+def own_command(*arguments: str) -> str:
+    """This installation's command, as a person at a terminal has to type it for this state folder."""
+    beside = Path(sys.executable).with_name("fastvideo-port")
+    command = "fastvideo-port" if shutil.which("fastvideo-port") or not beside.exists() else str(beside)
+    override = os.environ.get(VARIABLE)
+    prefix = f"{VARIABLE}={shlex.quote(str(state_home()))} " if override else ""
+    return prefix + shlex.join((command, *arguments))

@@ -29,7 +29,9 @@ _APPROVAL = "request_approval"
 
 def tool_of(item: GateItem) -> str | None:
     """The tool to call for the item, if this version has it: what has to come first, else what measures it."""
-    name = next((tool for words, tool in _FIRST.items() if words in item.why), TOOLS.get(item.id))
+    # What failed is measured again; what has to come first concerns what could not be measured.
+    first = {} if item.state == "fail" and not compared_by(item) else _FIRST
+    name = next((tool for words, tool in first.items() if words in item.why), TOOLS.get(item.id))
     return name if name in _known() else None
 
 
@@ -60,7 +62,8 @@ def next_of(item: GateItem) -> str:
     if item.state == "stale":
         return f"Call {tool} again; what changed is named."
     last = f" with run_id={item.evidence[-1]}" if len(item.evidence) == 1 else ""
-    return f"Read the result (run_status{last}), repair what it names, then call {tool} again."
+    planned = " Call write_plan with what the plan leaves out." if "call write_plan" in item.why else ""
+    return f"Read the result (run_status{last}), repair what it names, then call {tool} again.{planned}"
 
 
 def _known() -> set[str]:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +11,7 @@ from ..port.approval_content import as_text
 from ..port.approval_policy import read_policy
 from ..port.approvals import Approvals, Request, stands_now
 from ..port.errors import PortError
-from ..port.home import VARIABLE
+from ..port.home import own_command
 from ..port.records import PortRecord
 from ..port.textsafe import clean_argument, one_line
 from ._approval_page import running_page
@@ -109,7 +105,7 @@ def _decided(state: str, why: str, step_id: str) -> RequestApprovalResult:
         decision="declined",
         why=why,
         next_step=f"Stop work on {step_id!r}: change what the person objects to, then ask again; the same content "
-        "stays declined unless they change their mind with fastvideo-port approve.",
+        f"stays declined unless they change their mind with {own_command('approve')}.",
     )
 
 
@@ -118,7 +114,7 @@ def _message(approvals: Approvals, request: Request) -> str:
     if content is None:
         return ""
     text, whole = as_text(content, request.words, _DIALOGUE), as_text(content, request.words)
-    more = "" if text == whole else f"; all of it: fastvideo-port approve {request.approval_id}"
+    more = "" if text == whole else f"; all of it: {own_command('approve', request.approval_id)}"
     return f"Please review before you approve. Request {request.approval_id}{more}\n\n{text}"
 
 
@@ -162,15 +158,12 @@ def _meaning(answer: Answer) -> tuple[bool | None, str]:
 
 
 def _ways(home: Path, approval_id: str) -> list[str]:
-    beside = Path(sys.executable).with_name("fastvideo-port")
-    command = "fastvideo-port" if shutil.which("fastvideo-port") or not beside.exists() else shlex.quote(str(beside))
-    prefix = f"{VARIABLE}={shlex.quote(str(home))} " if os.environ.get(VARIABLE) else ""
-    ways = [f"In a terminal: {prefix}{command} approve {approval_id}"]
+    ways = [f"In a terminal: {own_command('approve', approval_id)}"]
     page = running_page(home)
     if page:
         ways.append(f"On the page, in the browser that it was opened in: {page}")
     else:
-        ways.append(f"In a browser: {prefix}{command} page (prints the link)")
+        ways.append(f"In a browser: {own_command('page')} (prints the link)")
     return ways
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fastvideo_port.port.errors import PortError
+from fastvideo_port.port.home import own_command
 from fastvideo_port.server import doctor as doctor_module
 from fastvideo_port.server.cli import main
 from fastvideo_port.server.cli_tools import exit_code
@@ -207,7 +208,10 @@ def test_doctor_knows_a_fastvideo_repository(tmp_path: Path) -> None:
 @pytest.mark.parametrize("client", ["claude", "codex", "vscode", "cursor"])
 def test_install_prints_and_changes_nothing(client: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["install", client]) == 0
-    assert server_command()[0] in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert server_command()[0] in said
+    again = said.splitlines()[-1].partition(": ")[2]
+    assert again == own_command("install", client, "--write") and "FASTVIDEO_PORT_HOME=" in again
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
