@@ -72,7 +72,7 @@ def signature_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     try:
         cls = import_class(spec[f"{side}_class"])
     except ParityError as error:
-        return {"error": f"{error.what} {error.seen}"[:600], "absent": isinstance(error, NoSuchName)}
+        return {"error": f"{error.what.rstrip('.')}: {error.seen}"[:600], "absent": isinstance(error, NoSuchName)}
     home = inspect.getmodule(cls)
     try:
         line = inspect.getsourcelines(cls)[1]

@@ -221,7 +221,7 @@ def _next_step(verdict: str, reasons: list[str], component: str, unused: list[st
             "Official tensors arrive nowhere: add them to the port or its mapping, or, if the port leaves them out on "
             'purpose, say so in the adapter (UNUSED = (r"^pattern",), for review); then call check_mapping again.'
         )
-    first = clean(reasons[0])[:300] if reasons else "Not every tensor arrived."
+    first = clean(reasons[0])[:300].rstrip(".") if reasons else "not every tensor arrived"
     return f"Repair the mapping ({first}) in the port's param_names_mapping, then call check_mapping again."
 
 

@@ -331,12 +331,13 @@ def _next_step(verdict: Verdict, culprit: Culprit | None, reasons: list[str], co
         if not complete:
             return "Call run_component_parity without cases, seeds, dtypes or adapter: the gate asks for the full run."
         return "Call gate_status to see what the gate still asks for, or go on with the next component of the plan."
+    first = reasons[0].rstrip(".") if reasons else ""
     if verdict in ("inconclusive", "error"):
-        return f"Repair the check, not the port ({reasons[0] if reasons else 'see findings'}), then call it again."
+        return f"Repair the check, not the port ({first or 'see findings'}), then call it again."
     if culprit is not None:
         place = f"{culprit.file}:{culprit.line}" + (f"-{culprit.end_line}" if culprit.end_line > culprit.line else "")
         return f"Compare {place} with the official code, repair it, then call run_component_parity again."
-    return f"Look at the findings ({reasons[0] if reasons else 'see cases'}), repair, then call it again."
+    return f"Look at the findings ({first or 'see cases'}), repair, then call it again."
 
 
 SPEC = ToolSpec(

@@ -176,8 +176,8 @@ def _unread(planned: ComponentRecord, value: dict[str, Any]) -> list[str]:
     for side, name in (("official", planned.official), ("port", planned.port)):
         if value[side]["error"]:
             why = clean(value[side]["error"])[:300].rstrip(".")
-            todo = "write it" if side == "port" else "repair that"
-            found.append(f"{name} could not be read ({why}): {todo}, or correct the plan (write_plan).")
+            todo = "Write it" if side == "port" else "Repair that"
+            found.append(f"{name} could not be read: {why}. {todo}, or correct the plan (write_plan).")
     return found
 
 
