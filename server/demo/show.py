@@ -85,16 +85,18 @@ class Show:
         title = Text.assemble((f"{self.steps} · {tool}", "bold"), "  ", (f" {verdict} ", _badge(verdict)))
         given = {name: _shown(value) for name, value in arguments.items() if name != "port_id"}
         parts: list[RenderableType] = [_grid(given, "dim"), Text()] if given else []
-        body = Group(*parts, _grid(facts_of(tool, self._brief(result))))
+        body = Group(*parts, _grid(self._facts(tool, result)))
         self._panel(title, body, f"{seconds:.1f} s")
         self._keep("call", step=self.steps, tool=tool, arguments=dict(arguments), result=dict(result), seconds=seconds)
 
-    def _brief(self, result: Mapping[str, Any]) -> Mapping[str, Any]:
-        """``result`` with each environment patch explained the first time only, and named by its id from then on."""
+    def _facts(self, tool: str, result: Mapping[str, Any]) -> dict[str, str]:
+        """The facts of a result; a patch is explained when it is first shown, and named by its id after that."""
         patches = [str(line) for line in result.get("environment_patches") or []]
         brief = [line.partition(":")[0] if line in self._explained else line for line in patches]
-        self._explained.update(patches)
-        return {**result, "environment_patches": brief}
+        facts = facts_of(tool, {**result, "environment_patches": brief})
+        if "patches" in facts:
+            self._explained.update(patches)
+        return facts
 
     def gate(self, result: Mapping[str, Any]) -> None:
         """The gate's items as a table."""
