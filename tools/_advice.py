@@ -36,8 +36,9 @@ def tool_of(item: GateItem) -> str | None:
 
 
 def compared_by(item: GateItem) -> str:
-    """What has to be run for a comparison of videos that counts; empty where something else is wrong with it."""
-    found = _COMPARE.search(item.why) if item.id == "ssim" else None
+    """What has to be run for a comparison of videos that counts; empty where something else comes first."""
+    weights_first = "call fetch_weights again" in item.why
+    found = _COMPARE.search(item.why) if item.id == "ssim" and not weights_first else None
     return found[1] if found else ""
 
 

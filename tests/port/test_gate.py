@@ -384,3 +384,17 @@ def test_what_failed_beside_what_is_not_planned_is_told_apart_and_repaired_first
     assert "then call check_mapping again. Call write_plan with what the plan leaves out." in next_of(item)
     missing = items(port.model_copy(update={"weights": weights}), all_measured())["keys"]
     assert (missing.state, next_of(missing)) == ("missing", "Call write_plan.")
+
+
+def test_changed_weights_are_fetched_before_a_video_is_made_of_them() -> None:
+    why = "ssim: a.safetensors of the official weights changed after they were fetched (call fetch_weights again) since"
+    stale = GateItem(
+        id="ssim",
+        title="SSIM",
+        state="stale",
+        why=f"{why} run-1; run run_example, then run_ssim with the video that it wrote.",
+        evidence=["run-1"],
+    )
+    assert next_of(stale).startswith("Call fetch_weights again")
+    code = stale.model_copy(update={"why": stale.why.replace("(call fetch_weights again) ", "")})
+    assert next_of(code) == "Call run_example, then run_ssim with the video that it wrote."
