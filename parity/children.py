@@ -88,7 +88,7 @@ class Child:
         if result["ok"]:
             return dict(result["value"])
         error = result["error"]
-        raise ParityError(f"[{self.job}] {error['what']}", seen=error["seen"], fix=error["fix"])
+        raise ParityError(error["what"], seen=error["seen"], fix=error["fix"])
 
     def failed(self) -> bool:
         """Whether it has ended by itself without a value: it wrote an error, or nothing that can be read."""

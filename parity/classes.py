@@ -11,11 +11,16 @@ from typing import Any
 from .errors import ParityError
 
 
+class NoSuchName(ParityError):
+    """The module imports and has no such name: a path that is mistyped, or a class that is still to be written."""
+
+
 def import_class(path: str) -> Any:
     """The object at ``package.module.Name``.
 
     Raises:
-        ParityError: The module does not import, or has no such name (the nearest are named).
+        ParityError: The module does not import.
+        NoSuchName: It has no such name; the nearest are named.
     """
     module_name, _, name = path.rpartition(".")
     if not module_name:
@@ -31,8 +36,9 @@ def import_class(path: str) -> Any:
             fix="Correct the path in the plan (write_plan), or repair the module: it has to import here.",
         ) from error
     if not hasattr(module, name):
-        near = difflib.get_close_matches(name, vars(module), n=3, cutoff=0.5)
-        raise ParityError(
+        # Not vars(): a package that imports its names when they are asked for (diffusers) lists them in dir() alone.
+        near = difflib.get_close_matches(name, dir(module), n=3, cutoff=0.5)
+        raise NoSuchName(
             f"The module has no {name}.",
             seen=f"{module_name}; nearest: {', '.join(near) or 'nothing like it'}",
             fix="Correct the path in the plan (write_plan).",

@@ -15,7 +15,7 @@ import torch
 
 from .audit import reset_flags
 from .children import Child, wait_for
-from .classes import import_class, parameters
+from .classes import NoSuchName, import_class, parameters
 from .errors import ParityError
 from .headers import read_headers
 from .job import Job
@@ -58,9 +58,10 @@ def signature_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     """One class.
 
     Returns:
-        ``error`` ("" when it imports), ``file``, ``line``, ``is_module``, ``methods`` (name -> rows of ``name``,
-        ``kind``, ``default``, ``annotation``; ``__init__`` too), ``has`` (names of loaders it has), ``config`` (import
-        path of the class of its ``config`` parameter), ``tensors`` (name -> shape, when it can be built on meta).
+        ``error`` ("" when it imports), ``absent`` (beside an error: whether only the name is wrong), ``file``,
+        ``line``, ``is_module``, ``methods`` (name -> rows of ``name``, ``kind``, ``default``, ``annotation``;
+        ``__init__`` too), ``has`` (names of loaders it has), ``config`` (import path of the class of its ``config``
+        parameter), ``tensors`` (name -> shape, when it can be built on meta).
     """
     side = spec["side"]
     if side == "official" and spec.get("official_repo"):
@@ -71,7 +72,7 @@ def signature_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     try:
         cls = import_class(spec[f"{side}_class"])
     except ParityError as error:
-        return {"error": f"{error.what} {error.seen}"[:600]}
+        return {"error": f"{error.what.rstrip('.')}: {error.seen}"[:600], "absent": isinstance(error, NoSuchName)}
     home = inspect.getmodule(cls)
     try:
         line = inspect.getsourcelines(cls)[1]

@@ -33,6 +33,12 @@ def content_of_step(port: PortRecord, entries: list[Entry], step_id: str, policy
         return official_content(port)
     step = next((step for step in steps_of_port(port) if step.id == step_id), None)
     possible = approvable(port)
+    if step is None and len(possible) == 1:
+        raise PortError(
+            "The port has no plan yet, so no step of it can be approved.",
+            seen=f"step_id={step_id[:100]!r}",
+            fix=f"Call write_plan first. Before a plan a person approves only {RUN_OFFICIAL!r}.",
+        )
     if step is None or step_id not in possible:
         near = difflib.get_close_matches(step_id[:100], possible, n=1, cutoff=0.5)
         what = "This step needs no approval." if step else "The plan has no step of this id."

@@ -25,6 +25,7 @@ from .approval_policy import Channel, read_policy
 from .approval_steps import content_of_step
 from .database import transaction
 from .errors import PortError
+from .home import own_command
 from .ledger import Entry, Ledger
 from .records import PortRecord, PortStore, new_id
 
@@ -134,7 +135,7 @@ class Approvals:
         raise PortError(
             "There is no request for approval with this id.",
             seen=f"{approval_id[:80]!r}; {len(known)} known",
-            fix="List them: fastvideo-port approve --list",
+            fix=f"List them: {own_command('approve', '--list')}",
         )
 
     def views(self) -> list[View]:

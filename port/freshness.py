@@ -22,13 +22,13 @@ def what_changed(entry: Entry, port: PortRecord) -> list[str]:
     for key, value in entry.depends_on.items():
         kind, _, name = key.partition(":")
         if kind in ("worktree", "adapter"):
-            changed += _file(worktree / name, name, value)
+            changed += file_changed(worktree / name, name, value)
         elif kind == "official" and port.official_repo is None:
             changed.append(f"official {name} is gone with the official repository")
         elif kind == "official":
-            changed += _file(Path(str(port.official_repo)) / name, f"official {name}", value)
+            changed += file_changed(Path(str(port.official_repo)) / name, f"official {name}", value)
         elif kind == "path":
-            changed += _file(Path(name), name, value)
+            changed += file_changed(Path(name), name, value)
         elif kind == "weights" and value != (port.weights.digest if port.weights else ""):
             changed.append("the official weights were fetched again and differ")
         elif kind == "weights" and port.weights and (swapped := changed_since_fetched(port.weights)):
@@ -64,7 +64,8 @@ def _swapped(names: list[str]) -> str:
     return f"{names[0]}{more} of the official weights changed after they were fetched (call fetch_weights again)"
 
 
-def _file(path: Path, name: str, digest: str) -> list[str]:
+def file_changed(path: Path, name: str, digest: str) -> list[str]:
+    """What became of the file since its SHA-256 was ``digest``, as a sentence about ``name``; empty if nothing did."""
     if not path.exists():
         return [f"{name} is gone"]
     try:

@@ -15,7 +15,8 @@ from .freshness import what_changed
 from .ledger import Entry
 from .plan_steps import steps_of_port
 from .records import ComponentRecord, PortRecord
-from .video_evidence import why_no_evidence
+from .textsafe import sentences
+from .video_evidence import what_to_run, why_no_evidence
 
 ItemState = Literal["pass", "fail", "stale", "missing", "needs_approval"]
 
@@ -165,11 +166,21 @@ def _latest_of_kind(port: PortRecord, entries: list[Entry], kind: str, tool: str
     return _judge(port, kind, mine[-1], tool)
 
 
+_OUTDATED = ("stale-candidate", "code-changed-since")
+"""Findings of a comparison whose candidate is not, or not known to be, the present code's."""
+
+
 def _ssim(port: PortRecord, entries: list[Entry]) -> _Found:
     found = _latest_of_kind(port, entries, "ssim", "run_ssim")
-    if found[0] != "pass":
+    if found[0] == "missing":
         return found
     entry = next(entry for entry in reversed(entries) if entry.kind == "ssim")
+    if found[0] == "stale":
+        changed = "; ".join(what_changed(entry, port))
+        return "stale", f"ssim: {changed} since {entry.run_id}; run {what_to_run(port, entries)}.", found[2]
+    if found[0] == "fail":
+        outdated = any(row["code"] in _OUTDATED for row in entry.summary.get("findings", []))
+        return "fail", f"{found[1].rstrip('.')}; run {what_to_run(port, entries)}." if outdated else found[1], found[2]
     why = why_no_evidence(entry, entries)
     return ("missing", f"ssim: {why}.", found[2]) if why else found
 
@@ -200,6 +211,6 @@ _BY_SERIOUSNESS: tuple[ItemState, ...] = ("pass", "needs_approval", "stale", "mi
 def _worst(found: list[_Found]) -> _Found:
     worst = max(found, key=lambda item: _BY_SERIOUSNESS.index(item[0]))
     if worst[0] == "pass":
-        return "pass", " ".join(item[1] for item in found), [run for item in found for run in item[2]]
+        return "pass", sentences(item[1] for item in found), [run for item in found for run in item[2]]
     bad = [item for item in found if item[0] != "pass"]
-    return worst[0], " ".join(item[1] for item in bad), [run for item in found for run in item[2]]
+    return worst[0], sentences(item[1] for item in bad), [run for item in found for run in item[2]]

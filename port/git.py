@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -130,7 +131,8 @@ def run(
 def failure(arguments: Sequence[str], output: Output) -> PortError:
     """The error for a git command that failed, with the end of what git said."""
     said = "\n".join(output.stderr.splitlines()[-6:])[-800:] or f"exit status {output.code}"
-    fix = "Read git's message; run the same command in a terminal to see more."
+    command = redact(shlex.join(("git", *arguments)))[:400]
+    fix = f"Read git's message; to see more, run it in a terminal: {command}"
     if "dubious ownership" in output.stderr:
         fix = "The folder belongs to another user: if you trust it, add it to safe.directory in your git configuration."
     elif "No space left" in output.stderr:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import PortError
 from .hashes import hash_files
+from .textsafe import redact
 from .weights_folder import MAX_FILES, UNSAFE
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 Report = Callable[[float, "float | None", str], None]
 
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}", re.ASCII)
+_PAGE = re.compile(
+    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[^/?#\s]+/[^/?#\s]+)(?P<rest>\S*)", re.IGNORECASE
+)
 _WORKERS = 4
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}|(?i:bearer\s+)\S+")
 
@@ -78,6 +82,25 @@ def check_id(repo_id: str) -> None:
             seen=repr(repo_id[:120]),
             fix="Give org/name, as in the model page's URL.",
         )
+
+
+def id_of(source: str) -> str:
+    """``source``, and of a model page's URL the model's id.
+
+    Raises:
+        PortError: It is another URL.
+    """
+    if "://" not in source:
+        return source
+    page = _PAGE.fullmatch(source)
+    if page and not page["rest"].strip("/") and REPO_ID.fullmatch(page["id"]):
+        return page["id"]
+    here = f" (here {page['id']!r})" if page and page["id"].split("/")[0] not in ("datasets", "spaces") else ""
+    raise PortError(
+        "This URL is not the page of a model on the hub.",
+        seen=f"source={redact(source)[:200]!r}",
+        fix=f"Give the hub id org/name{here}, with revision for a branch or commit, or a local folder.",
+    )
 
 
 def resolve(repo_id: str, revision: str | None) -> Snapshot:

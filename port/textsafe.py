@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from .errors import PortError
 
@@ -56,6 +57,12 @@ def clean_argument(name: str, text: str) -> str:
 def one_line(text: str) -> str:
     """``text`` cleaned, with every run of white space as one space."""
     return " ".join(clean(text).split())
+
+
+def sentences(texts: Iterable[str]) -> str:
+    """``texts`` one after the other, each ended, so that none runs into the next."""
+    trimmed = (text.strip() for text in texts)
+    return " ".join(text if text.endswith((".", "!", "?", "…")) else f"{text}." for text in trimmed if text)
 
 
 def _longest_run(text: str, char: str) -> int:

@@ -179,12 +179,16 @@ def remove(workspace: Workspace) -> None:
 
 
 def _clone(url: str, transport: str, path: Path, branch: str) -> str:
-    git.run(
-        ["clone", "--quiet", "--no-recurse-submodules", "--no-local", "--", url, str(path)],
-        cwd=path.parent,
-        transports=(transport,),
-        limit_s=CLONE_LIMIT_S,
-    )
+    try:
+        git.run(
+            ["clone", "--quiet", "--no-recurse-submodules", "--no-local", "--", url, str(path)],
+            cwd=path.parent,
+            transports=(transport,),
+            limit_s=CLONE_LIMIT_S,
+        )
+    except PortError as error:
+        other = "Or give fastvideo_repo, a FastVideo repository of this machine, or another clone_url."
+        raise PortError(error.what, seen=error.seen, fix=f"{error.fix}\n{other}") from error
     head = git.run(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"], cwd=path, check=False)
     if head.code != 0:
         raise PortError(

@@ -12,7 +12,7 @@ import sys
 from ..port.approval_content import as_text
 from ..port.approvals import Approvals, View
 from ..port.errors import PortError
-from ..port.home import state_home
+from ..port.home import own_command, state_home
 from ..port.textsafe import clean
 
 _LONGEST_NOTE = 2000
@@ -43,7 +43,7 @@ def approve(approval_id: str | None, *, listed: bool = False, decline: bool = Fa
         raise PortError(
             "An approval is typed by a person at a terminal.",
             seen="stdin or stdout is not a terminal",
-            fix=f"Run fastvideo-port approve {approval_id} in a terminal of your own, or open fastvideo-port page.",
+            fix=f"Run {own_command('approve', approval_id)} in a terminal of your own, or open {own_command('page')}.",
         )
     sys.stdout.write(f"{_port_line(view)}\n\n{as_text(view.content, view.request.words)}\n\n")
     if view.decision is not None:
@@ -74,7 +74,7 @@ def _list(approvals: Approvals, *, pending_only: bool) -> int:
     if not shown:
         sys.stdout.write("Nothing waits for an approval.\n" if pending_only else "Nothing was ever requested.\n")
     elif pending_only:
-        sys.stdout.write("Look at one and decide: fastvideo-port approve ID\n")
+        sys.stdout.write(f"Look at one and decide: {own_command('approve', 'ID')}\n")
     return 0
 
 

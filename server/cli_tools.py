@@ -68,7 +68,7 @@ def run_tool_command(options: argparse.Namespace) -> int:
     except PortError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    context = ToolContext(home=state_home(), cwd=Path.cwd(), report=_progress)
+    context = ToolContext(home=state_home(), cwd=Path.cwd(), report=_Progress())
     result = spec.function(context, **checked)
     if isinstance(result, Picture):
         return _write_picture(result, options.output)
@@ -109,10 +109,22 @@ def _json_or_text(text: str) -> Any:
         return text
 
 
-def _progress(done: float, total: float | None = None, message: str = "") -> None:
-    # Steps are counted; bytes are too many to read.
-    share = f"{done:g}" if not total else f"{done / total:.0%}" if total > 100 else f"{done:g}/{total:g}"
-    sys.stderr.write(f"[{share}] {''.join(char for char in message if char.isprintable())}\n")
+class _Progress:
+    """A line on stderr when something new is to be told.
+
+    Where the end is not known, what has gone by (seconds, frames) is no news: only another message is.
+    """
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, done: float, total: float | None = None, message: str = "") -> None:
+        # Steps are counted; bytes are too many to read.
+        share = "" if not total else f"[{done / total:.0%}] " if total > 100 else f"[{done:g}/{total:g}] "
+        line = share + "".join(char for char in message if char.isprintable())
+        if line != self._last:
+            sys.stderr.write(f"{line}\n")
+        self._last = line
 
 
 def _waited(context: ToolContext, payload: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..port.errors import PortError
+from ..port.home import own_command
 
 NAME = "fastvideo-port"
 _TABLE = f"[mcp_servers.{NAME}]"
@@ -43,7 +44,7 @@ def install(client: str, *, write: bool) -> int:
             out += ["", "Run:", "", f"    {target.command}", "", f"or put this into {target.path}:", ""]
         else:
             out += ["", f"Put this into {target.path}:", ""]
-        out += [snippet, f"or let us merge it in: fastvideo-port install {client} --write"]
+        out += [snippet, f"or let us merge it in: {own_command('install', client, '--write')}"]
         sys.stdout.write("\n".join(out) + "\n")
         return 0
     old = _read(target.path)
@@ -158,7 +159,7 @@ def _toml(text: str, path: Path) -> dict[str, Any]:
         raise PortError(
             "Reading TOML needs Python 3.11.",
             seen=f"Python {sys.version.split()[0]}",
-            fix=f"Add the entry to {path} by hand; `fastvideo-port install codex` prints it.",
+            fix=f"Add the entry to {path} by hand; `{own_command('install', 'codex')}` prints it.",
         )
     import tomllib
 
@@ -168,7 +169,7 @@ def _toml(text: str, path: Path) -> dict[str, Any]:
         raise PortError(
             "The client's file would not be valid TOML, so it was left as it is.",
             seen=f"{path}: {error}",
-            fix="Correct the file, or add the entry by hand; `fastvideo-port install codex` prints it.",
+            fix=f"Correct the file, or add the entry by hand; `{own_command('install', 'codex')}` prints it.",
         ) from error
 
 

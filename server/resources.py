@@ -70,7 +70,8 @@ def add_resources(server: MCPServer, context: ToolContext) -> None:
     def run_file(run_id: str, name: str) -> bytes | str:
         from ..tools._artifacts import read_artifact
 
-        data, mime = read_artifact(context.runs.folder(context.runs.get(run_id).run_id) / "files", name)
+        found = context.runs.get(run_id)
+        data, mime = read_artifact(context.runs.folder(found.run_id) / "files", name, found.finished)
         return data if mime.startswith("image/") else data.decode("utf-8", "replace")
 
     @server.resource(

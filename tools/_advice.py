@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..port.gate import GateItem
 
 TOOLS = {
@@ -20,13 +22,24 @@ _FIRST = {
     "run run_example": "run_example",
 }
 """What an item's reason asks for before it can be measured, and the tool for that."""
+_COMPARE = re.compile(r"; run (run_(?:example, then run_ssim|ssim) with the video that \S+ wrote)\.$")
+"""What has to be run for a comparison that counts, as `video_evidence.what_to_run` says it."""
 _APPROVAL = "request_approval"
 
 
 def tool_of(item: GateItem) -> str | None:
     """The tool to call for the item, if this version has it: what has to come first, else what measures it."""
-    name = next((tool for words, tool in _FIRST.items() if words in item.why), TOOLS.get(item.id))
+    # What failed is measured again; what has to come first concerns what could not be measured.
+    first = {} if item.state == "fail" and not compared_by(item) else _FIRST
+    name = next((tool for words, tool in first.items() if words in item.why), TOOLS.get(item.id))
     return name if name in _known() else None
+
+
+def compared_by(item: GateItem) -> str:
+    """What has to be run for a comparison of videos that counts; empty where something else comes first."""
+    weights_first = "call fetch_weights again" in item.why
+    found = _COMPARE.search(item.why) if item.id == "ssim" and not weights_first else None
+    return found[1] if found else ""
 
 
 def waits_for_person(item: GateItem) -> bool:
@@ -43,12 +56,15 @@ def next_of(item: GateItem) -> str:
     tool = tool_of(item)
     if tool is None:
         return "No tool of this version measures it: do it by hand and report it as unproven."
+    if comparison := compared_by(item):
+        return f"Call {comparison}."
     if item.state == "missing":
         return f"Call {tool}."
     if item.state == "stale":
         return f"Call {tool} again; what changed is named."
     last = f" with run_id={item.evidence[-1]}" if len(item.evidence) == 1 else ""
-    return f"Read the result (run_status{last}), repair what it names, then call {tool} again."
+    planned = " Call write_plan with what the plan leaves out." if "call write_plan" in item.why else ""
+    return f"Read the result (run_status{last}), repair what it names, then call {tool} again.{planned}"
 
 
 def _known() -> set[str]:

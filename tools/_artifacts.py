@@ -26,8 +26,10 @@ MAX_BYTES = 4 * 1024 * 1024
 """Largest file that is handed to a client: image limits of models are near 5 MB."""
 
 
-def read_artifact(files: Path, name: str) -> tuple[bytes, str]:
+def read_artifact(files: Path, name: str, finished: bool = True) -> tuple[bytes, str]:
     """Return the bytes and the MIME type of the file ``name`` directly inside ``files``.
+
+    ``finished``: whether the run is; an unfinished one may still make the file.
 
     Raises:
         PortError: The name is not a plain file name of a known kind, there is no such regular file, or it is larger
@@ -38,19 +40,19 @@ def read_artifact(files: Path, name: str) -> tuple[bytes, str]:
         raise PortError(
             "This is not the name of a file that a run shows.",
             seen=repr(name[:80]),
-            fix=f"Pass a plain file name ending in {', '.join(sorted(MIME_TYPES))}. {_names(files, name)}",
+            fix=f"Pass a plain file name ending in {', '.join(sorted(MIME_TYPES))}. {_names(files, name, finished)}",
         )
     try:
         # O_NOFOLLOW and fstat on what was opened: a link cannot be put in place after the check. O_NONBLOCK: a FIFO.
         handle = os.open(files / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise PortError(
-            "The run has no such file.", seen=f"{name!r}: {error.strerror}", fix=_names(files, name)
+            "The run has no such file.", seen=f"{name!r}: {error.strerror}", fix=_names(files, name, finished)
         ) from error
     found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode):
         os.close(handle)
-        raise PortError("This is not a regular file.", seen=repr(name), fix=_names(files, name))
+        raise PortError("This is not a regular file.", seen=repr(name), fix=_names(files, name, finished))
     with os.fdopen(handle, "rb") as stream:
         if found.st_size > MAX_BYTES:
             raise PortError(
@@ -61,7 +63,7 @@ def read_artifact(files: Path, name: str) -> tuple[bytes, str]:
         return stream.read(MAX_BYTES), mime
 
 
-def _names(files: Path, wanted: str) -> str:
+def _names(files: Path, wanted: str, finished: bool) -> str:
     """The run's files as advice, the nearest names first."""
     try:
         names = sorted(entry.name for entry in files.iterdir() if entry.is_file() and not entry.is_symlink())
@@ -69,4 +71,6 @@ def _names(files: Path, wanted: str) -> str:
         names = []
     near = difflib.get_close_matches(wanted[:255], names, n=3, cutoff=0.4)
     listed = (near + [name for name in names if name not in near])[:8]
-    return f"The run's files: {', '.join(listed)}." if listed else "The run has no files yet; call run_status."
+    if listed:
+        return f"The run's files: {', '.join(listed)}."
+    return "The run ended without files: it has nothing to show." if finished else "It has none yet; call run_status."

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..port.causes import LikelyCause
+from ..port.errors import PortError
 from ..port.ledger import Ledger
-from ..port.textsafe import clean
+from ..port.plan_steps import has_weights
+from ..port.textsafe import clean, sentences
 from ..runs.models import Run, RunState
 from ._causes import causes_of_mapping
 from ._components import (
@@ -89,6 +91,13 @@ def check_mapping(
     tensors, collisions, bad regex rules. Run it before parity."""
     port = ctx.ports.get(port_id)
     planned = planned_component(port, component)
+    if not has_weights(planned):
+        tool = "check_scheduler" if planned.kind == "scheduler" else "run_component_parity"
+        raise PortError(
+            f"A {planned.kind} has no weights, so there is no mapping to check.",
+            seen=f"component={planned.name!r}, kind={planned.kind!r}",
+            fix=f"Call {tool} for {planned.name!r}.",
+        )
     path = adapter_path(port, planned, adapter)
     port = require_weights(ctx, port)
     spec = component_spec(port, planned, path, choose_device("cpu"))
@@ -126,7 +135,7 @@ def finish(ctx: ToolContext, run: Run) -> CheckMappingResult:
             run_id=run.run_id,
             complete=bool(run.arguments["complete"]),
             summary={
-                "why": " ".join(reasons[:3]),
+                "why": sentences(reasons[:3]),
                 "tensors": value["tensors"],
                 "parameters": value["parameters"],
                 **{name: len(value[name]) for name in _COUNTED},
@@ -212,7 +221,7 @@ def _next_step(verdict: str, reasons: list[str], component: str, unused: list[st
             "Official tensors arrive nowhere: add them to the port or its mapping, or, if the port leaves them out on "
             'purpose, say so in the adapter (UNUSED = (r"^pattern",), for review); then call check_mapping again.'
         )
-    first = clean(reasons[0])[:300] if reasons else "Not every tensor arrived."
+    first = clean(reasons[0])[:300].rstrip(".") if reasons else "not every tensor arrived"
     return f"Repair the mapping ({first}) in the port's param_names_mapping, then call check_mapping again."
 
 

@@ -16,7 +16,7 @@ from ..port.ledger import Ledger
 from ..port.official import require_official_code
 from ..port.paths import resolve_inside
 from ..port.records import ConvertedRecord, PortRecord
-from ..port.textsafe import clean
+from ..port.textsafe import clean, sentences
 from ..runs.models import Run, RunState
 from ._runs import check_wait, no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
@@ -155,7 +155,7 @@ def finish(ctx: ToolContext, run: Run) -> ConvertWeightsResult:
         verdict=verdict,
         run_id=run.run_id,
         summary={
-            "why": clean(" ".join(reasons[:3]))[:600],
+            "why": clean(sentences(reasons[:3]))[:600],
             "tensors": value["arrived"],
             "parameters": value["parameters"],
             "dropped": len(value["dropped"]) if "dropped" in value else 0,

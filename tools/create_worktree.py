@@ -118,7 +118,8 @@ def create_worktree(
         dirty_count=len(made.dirty),
         excluded=excluded,
         notes=notes + made.notes + remarks,
-        next_step="Call fetch_weights with this port_id and the model's hub id or local folder.",
+        next_step="Call fetch_official_repo with this port_id and the official code's URL or path; where it is an "
+        "installed package, go on with fetch_weights.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,6 +70,7 @@ def fetch_official_repo(
     check_text(url, "url")
     if revision is not None:
         git.check_revision(revision)
+    _no_package(url, ctx.cwd)
     address, transport = git.check_url(url, allow_local=True, cwd=ctx.cwd)
     root = _root(Path(port.worktree))
     exclude(Path(port.worktree), ctx.home, (FOLDER,))
@@ -147,6 +149,21 @@ def finish(ctx: ToolContext, run: Run) -> FetchOfficialRepoResult:
         notes=_texts(notes),
         next_step=_next_step(value),
     )
+
+
+def _no_package(url: str, cwd: Path) -> None:
+    """Refuse the name of a package, which is nothing to clone.
+
+    Raises:
+        PortError: See above.
+    """
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", url) and not (cwd / url).exists():
+        raise PortError(
+            "This names no repository.",
+            seen=f"url={url[:100]!r} is neither a URL nor a folder here",
+            fix="If the official code is an installed package, skip this tool: note the package's version in "
+            "PORT_STATUS.md and call fetch_weights. Else give https://host/path or the path of a local repository.",
+        )
 
 
 def _take(known: PortRecord, run: Run, value: dict[str, Any]) -> PortRecord:

@@ -79,6 +79,7 @@ def fetch_weights(
     check_wait(wait_s)
     port = ctx.ports.get(port_id)
     check_text(source, "source")
+    source = hub.id_of(source)
     local = _local(ctx.cwd, source)
     _check_options(revision, allow_patterns, ignore_patterns, local)
     if local is None:

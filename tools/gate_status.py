@@ -10,7 +10,7 @@ from ..port.approval_policy import read_policy
 from ..port.freshness import made_stale
 from ..port.gate import GateItem, gate, is_open
 from ..port.ledger import Ledger
-from ._advice import next_of, tool_of, waits_for_person
+from ._advice import compared_by, next_of, tool_of, waits_for_person
 from ._report import write_port_report
 from ._settle import settle
 from ._weights import try_settle_weights
@@ -73,7 +73,7 @@ def next_step(items: list[GateItem], opened: bool) -> str:
         return f"{waits}, and {meanwhile} for item '{following.id}'." if following and meanwhile else f"{waits}."
     if tool is None:
         return f"Item '{first.id}' has no tool in this version; do it by hand and report it as unproven."
-    return f"Call {tool}: item '{first.id}' is {first.state}."
+    return f"Call {compared_by(first) or tool}: item '{first.id}' is {first.state}."
 
 
 SPEC = ToolSpec(gate_status, title="Gate status", read_only=True, destructive=False, idempotent=True, open_world=False)

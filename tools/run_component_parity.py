@@ -12,7 +12,7 @@ from ..parity.verdict import MEANING, Verdict
 from ..port.causes import LikelyCause
 from ..port.errors import PortError
 from ..port.ledger import Ledger
-from ..port.textsafe import clean
+from ..port.textsafe import clean, sentences
 from ..runs.models import Run, RunState
 from ._causes import causes_of_parity
 from ._components import (
@@ -230,7 +230,7 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
         paired=_paired(value["pairing"]),
         environment_patches=value["environment_patches"],
         likely_causes=causes_of_parity(value, planned, Path(port.worktree)),
-        next_step=_backend_step(verdict, value["attention_backends"], value["confirmed"])
+        next_step=_backend_step(verdict, value["attention_backends"], value["confirmed"], value["findings"])
         or _next_step(verdict, culprit, reasons, bool(run.arguments["complete"])),
     )
 
@@ -285,7 +285,7 @@ def _summary(value: dict[str, Any], reasons: list[str]) -> dict[str, Any]:
         number for row in rows if (number := number_of((row.get("worst_boundary") or {}).get("ratio"))) is not None
     ]
     return {
-        "why": " ".join(reasons[:2]),
+        "why": sentences(reasons[:2]),
         "cases": len(rows),
         "logic_ratio": max(logic, default=None),
         "precision_ratio": max(precision, default=None),
@@ -308,14 +308,22 @@ def _dtype_row(row: dict[str, str]) -> str:
     return f"{place}: {row['what']} in {row['port_dtype']}, official {row['official_dtype']} (asked: {row['asked']})"
 
 
-def _backend_step(verdict: Verdict, backends: dict[str, Any], confirmed: bool) -> str:
-    """What to do next because of the attention backends, or "" when they are no reason (a confirmed culprit is one)."""
+_OF_KERNELS = ("precision", "non-finite-port")
+"""Failures that another attention kernel can cause; every other one says what is wrong itself."""
+
+
+def _backend_step(verdict: Verdict, backends: dict[str, Any], confirmed: bool, findings: list[dict[str, Any]]) -> str:
+    """What to do next because of the attention backends, or "" when they are no reason.
+
+    A confirmed culprit is the reason, and so is a failure that no kernel causes: a missing output, a wrong weight.
+    """
     if backends["aligned"] and verdict == "pass":
         return (
             "Both sides agree on math SDPA: a failure without align_backends comes from the attention backend. This "
             "run is a diagnosis and no evidence: call run_component_parity without align_backends for the gate."
         )
-    if backends["differs"] and not backends["aligned"] and verdict != "pass" and not confirmed:
+    named = confirmed or any(row["verdict"] == "fail" and row["code"] not in _OF_KERNELS for row in findings)
+    if backends["differs"] and not backends["aligned"] and verdict in ("fail", "investigate") and not named:
         return (
             "The sides ran different attention kernels: call run_component_parity with align_backends=true before "
             "looking deeper."
@@ -328,12 +336,13 @@ def _next_step(verdict: Verdict, culprit: Culprit | None, reasons: list[str], co
         if not complete:
             return "Call run_component_parity without cases, seeds, dtypes or adapter: the gate asks for the full run."
         return "Call gate_status to see what the gate still asks for, or go on with the next component of the plan."
+    first = reasons[0].rstrip(".") if reasons else ""
     if verdict in ("inconclusive", "error"):
-        return f"Repair the check, not the port ({reasons[0] if reasons else 'see findings'}), then call it again."
+        return f"Repair the check, not the port ({first or 'see findings'}), then call it again."
     if culprit is not None:
         place = f"{culprit.file}:{culprit.line}" + (f"-{culprit.end_line}" if culprit.end_line > culprit.line else "")
         return f"Compare {place} with the official code, repair it, then call run_component_parity again."
-    return f"Look at the findings ({reasons[0] if reasons else 'see cases'}), repair, then call it again."
+    return f"Look at the findings ({first or 'see cases'}), repair, then call it again."
 
 
 SPEC = ToolSpec(

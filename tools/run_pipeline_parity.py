@@ -13,7 +13,7 @@ from ..port.ledger import Ledger
 from ..port.paths import resolve_inside
 from ..port.plan_steps import default_adapter
 from ..port.records import PortRecord
-from ..port.textsafe import clean
+from ..port.textsafe import clean, sentences
 from ..runs.models import Run, RunState
 from ._components import choose_device, dependencies, port_spec, reference_cache, trusted_references, uses_converted
 from ._runs import no_result_yet, require_value, start_and_wait
@@ -234,7 +234,7 @@ def _summary(value: dict[str, Any], reasons: list[str], guilty: list[str]) -> di
     final, decoded = _end(value["cases"], "final"), _end(value["cases"], "decoded")
     precisions = [row.precision_ratio for row in _steps(value["cases"]) if row.precision_ratio is not None]
     return {
-        "why": " ".join(reasons[:2]),
+        "why": sentences(reasons[:2]),
         "guilty": guilty,
         "steps": max((len(case["steps"]) for case in value["cases"]), default=0),
         "final_error": final.error if final else None,

@@ -19,7 +19,7 @@ from ..port.ledger import Entry, Ledger
 from ..port.paths import check_kind, check_text, resolve_inside
 from ..port.records import PortRecord
 from ..port.textsafe import clean
-from ..port.video_evidence import why_no_evidence
+from ..port.video_evidence import makers, what_to_run, why_no_evidence
 from ..runs.models import Run, RunState
 from ._causes import causes_of_ssim
 from ._references import Reference, fastvideo_threshold, find_reference, gpu_here, is_reference_folder, newer_sibling
@@ -148,6 +148,7 @@ def run_ssim(
         "code_changed": _newest_source(worktree),
         "remarks": [*_stale(candidate_path), *_of_fastvideo(known, own, threshold)],
         "earlier_videos": _earlier_videos(ctx, port),
+        "known_videos": sorted(makers(Ledger(ctx.home).entries(port_id))),
         "devices": [device] if device else _default_devices(),
     }
     run = start_and_wait(
@@ -210,7 +211,7 @@ def finish(ctx: ToolContext, run: Run) -> RunSsimResult:
         ],
         scores_path=next((str(files / name) for name in value["scores_files"] if name.endswith(".json")), None),
         likely_causes=causes_of_ssim(value),
-        next_step=_next_step(value),
+        next_step=_next_step(ctx, run, value),
     )
     entry = _record(ctx, run, value)
     why = why_no_evidence(entry, Ledger(ctx.home).entries(entry.port_id)) if entry.verdict == "pass" else ""
@@ -227,6 +228,9 @@ def _record(ctx: ToolContext, run: Run, value: dict[str, Any]) -> Entry:
     }  # fmt: skip
     for side in ("reference", "candidate"):
         summary[side] = {name: value[side][name] for name in ("path", "frames", "width", "height", "fps", "sha256")}
+    summary["why"] = next(
+        (clean(item["message"])[:400] for item in value["findings"] if item["effect"] == value["verdict"]), ""
+    )
     summary["findings"] = [{"code": item["code"], "effect": item["effect"]} for item in value["findings"]]
     return Ledger(ctx.home).append(
         port_id=run.port_id or "",
@@ -234,19 +238,18 @@ def _record(ctx: ToolContext, run: Run, value: dict[str, Any]) -> Entry:
         verdict=value["verdict"],
         run_id=run.run_id,
         summary=summary,
-        depends_on={**value["depends_on"], **run.arguments["sources"], **_made_by(ctx, run, value)},
+        depends_on={**value["depends_on"], **_made_by(ctx, run, value)},
     )
 
 
 def _made_by(ctx: ToolContext, run: Run, value: dict[str, Any]) -> dict[str, str]:
-    """What the run that made the candidate imported, where an example of this port made it."""
-    for entry in reversed(Ledger(ctx.home).entries(run.port_id or "")):
-        if entry.kind == "example" and (entry.summary.get("video") or {}).get("sha256") == value["candidate"]["sha256"]:
-            return entry.depends_on
-    return {}
+    """What the run that wrote the candidate imported and read; of a candidate that no run wrote, all that may be."""
+    entry = makers(Ledger(ctx.home).entries(run.port_id or "")).get(value["candidate"]["sha256"])
+    sources: dict[str, str] = run.arguments["sources"]
+    return entry.depends_on if entry else sources
 
 
-def _next_step(value: dict[str, Any]) -> str:
+def _next_step(ctx: ToolContext, run: Run, value: dict[str, Any]) -> str:
     codes = {item["code"]: item["effect"] for item in value["findings"]}
     if value["verdict"] == "pass":
         return "Call gate_status to see what the gate still lacks."
@@ -259,7 +262,8 @@ def _next_step(value: dict[str, Any]) -> str:
     if "other-device" in codes:
         return "Make the candidate on the reference's GPU, or show the difference to a person."
     if "stale-candidate" in codes or "code-changed-since" in codes:
-        return "Generate the candidate again with the present code, then call run_ssim again."
+        todo = what_to_run(ctx.ports.get(run.port_id or ""), Ledger(ctx.home).entries(run.port_id or ""))
+        return f"The candidate is not known to be the present code's: call {todo}."
     return "Read the findings, remove their cause or show them to a person, then call run_ssim again."
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from ..port.errors import PortError
 from ..port.files import replace_file
 from ..port.paths import open_regular
-from ..port.records import PortRecord
+from ..port.records import ComponentRecord, PortRecord
 from ..port.scaffold import Scaffold, scaffold_files
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
@@ -60,7 +60,11 @@ def scaffold_component(
 
 
 def finish(ctx: ToolContext, run: Run) -> ScaffoldComponentResult:
-    """The result of a run of this tool; its files are written once, however often the result is asked for."""
+    """The result of a run of this tool; its files are written once, however often the result is asked for.
+
+    Raises:
+        PortError: The run failed, or the official module has no class of the planned name.
+    """
     if not run.finished or run.state == "cancelled":
         return ScaffoldComponentResult(run_id=run.run_id, state=run.state, next_step=no_result_yet(run))
     known = ctx.home / "scaffolds" / f"{run.run_id}.json"
@@ -69,6 +73,12 @@ def finish(ctx: ToolContext, run: Run) -> ScaffoldComponentResult:
     value = require_value(ctx, run)
     port = ctx.ports.get(str(run.port_id))
     planned = planned_component(port, run.arguments["component"])
+    if value["official"].get("absent"):
+        raise PortError(
+            f"There is no {planned.official}, so nothing was written.",
+            seen=clean(value["official"]["error"])[:300],
+            fix=f"Call write_plan with the right official class of {planned.name!r}, then scaffold_component again.",
+        )
     folder = weights_folder(port, planned)
     name = Path(folder).name if folder and Path(folder).parent == _weights(port) else planned.name
     files = scaffold_files(planned, name, _relative(port), value, port.environment_patches)
@@ -82,7 +92,9 @@ def finish(ctx: ToolContext, run: Run) -> ScaffoldComponentResult:
         kept=kept,
         fill_in=marked,
         signatures={side: _where(value[side]) for side in ("official", "port")},
-        next_step=_next_step(planned.kind, planned.name, adapter.path, written, kept, marked),
+        next_step=" ".join(
+            [*_unread(planned, value), _next_step(planned.kind, planned.name, adapter.path, written, kept, marked)]
+        ),
     )
     known.parent.mkdir(parents=True, exist_ok=True)
     replace_file(known, result.model_dump_json().encode())
@@ -156,6 +168,17 @@ def _marked(text: str) -> list[str]:
 
 def _where(facts: dict[str, Any]) -> str:
     return clean(facts["error"])[:300] if facts["error"] else f"{facts['file']}:{facts['line']}"
+
+
+def _unread(planned: ComponentRecord, value: dict[str, Any]) -> list[str]:
+    """What to do about a class that could not be looked at, before what was written without it is filled in."""
+    found = []
+    for side, name in (("official", planned.official), ("port", planned.port)):
+        if value[side]["error"]:
+            why = clean(value[side]["error"])[:300].rstrip(".")
+            todo = "Write it" if side == "port" else "Repair that"
+            found.append(f"{name} could not be read: {why}. {todo}, or correct the plan (write_plan).")
+    return found
 
 
 def _next_step(kind: str, name: str, adapter: str, written: list[str], kept: list[str], marked: list[str]) -> str:

@@ -20,7 +20,7 @@ def show_picture(
     """Show one image of a run: SSIM plot, worst frames, contact sheet, heat map. Use it when a result names a
     picture; results themselves carry only names."""
     run = ctx.runs.get(run_id)
-    data, mime = read_artifact(ctx.runs.folder(run.run_id) / "files", name)
+    data, mime = read_artifact(ctx.runs.folder(run.run_id) / "files", name, run.finished)
     if not mime.startswith("image/"):
         raise PortError(
             "This file is not a picture.",

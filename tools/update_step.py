@@ -85,7 +85,7 @@ def _step(port: PortRecord, step_id: str) -> StepSpec:
         return steps[step_id]
     if not steps:
         raise PortError("The port has no plan yet.", seen=f"port_id={port.port_id}", fix="Call write_plan first.")
-    near = difflib.get_close_matches(step_id[:100], list(steps), n=3, cutoff=0.4)
+    near = difflib.get_close_matches(step_id[:100], list(steps), n=3, cutoff=0.6)
     raise PortError(
         "The plan has no step of this id.",
         seen=f"step_id={step_id[:100]!r}",

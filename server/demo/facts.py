@@ -58,6 +58,7 @@ def _mapping(result: Mapping[str, Any]) -> Facts:
             f"{found['parameters']:,} of {found['parameters_total']:,} parameters"
         ),
         "differences": ", ".join(f"{kind.replace('_', ' ')} {counts[kind]}" for kind in kinds),
+        "suspects": "\n".join(str(row["message"]) for row in result["suspects"][:3]),
     }
 
 
@@ -69,7 +70,8 @@ def _parity(result: Mapping[str, Any]) -> Facts:
     perturbed = len(test["red"]) + len(test["not_red"])
     facts["self-test"] = f"{len(test['red'])} of {perturbed} perturbations of the port turned it red"
     facts["reference"] = str(result["reference"])
-    facts["patches"] = "\n".join(result["environment_patches"])
+    patches = result["environment_patches"]
+    facts["patches"] = "\n".join(patches) if any(":" in line for line in patches) else ", ".join(patches)
     culprit = result["culprit"]
     if culprit:
         facts["place"] = place_of(culprit)

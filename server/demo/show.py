@@ -51,6 +51,7 @@ class Show:
     def __init__(self, console: Console, transcript: Path | None = None) -> None:
         self.console = console
         self.steps = 0
+        self._explained: set[str] = set()
         self._transcript = transcript.open("w", encoding="utf-8") if transcript else None
 
     def close(self) -> None:
@@ -84,9 +85,18 @@ class Show:
         title = Text.assemble((f"{self.steps} · {tool}", "bold"), "  ", (f" {verdict} ", _badge(verdict)))
         given = {name: _shown(value) for name, value in arguments.items() if name != "port_id"}
         parts: list[RenderableType] = [_grid(given, "dim"), Text()] if given else []
-        body = Group(*parts, _grid(facts_of(tool, result)))
+        body = Group(*parts, _grid(self._facts(tool, result)))
         self._panel(title, body, f"{seconds:.1f} s")
         self._keep("call", step=self.steps, tool=tool, arguments=dict(arguments), result=dict(result), seconds=seconds)
+
+    def _facts(self, tool: str, result: Mapping[str, Any]) -> dict[str, str]:
+        """The facts of a result; a patch is explained when it is first shown, and named by its id after that."""
+        patches = [str(line) for line in result.get("environment_patches") or []]
+        brief = [line.partition(":")[0] if line in self._explained else line for line in patches]
+        facts = facts_of(tool, {**result, "environment_patches": brief})
+        if "patches" in facts:
+            self._explained.update(patches)
+        return facts
 
     def gate(self, result: Mapping[str, Any]) -> None:
         """The gate's items as a table."""

@@ -21,8 +21,9 @@ def ended(tmp_path: Path) -> Child:
 
 def test_an_error_of_its_own_is_told(ended: Child) -> None:
     assert ended.failed() and ended.spoke()
-    with pytest.raises(ParityError, match=r"\[no such job\]"):
+    with pytest.raises(ParityError) as caught:
         ended.value()
+    assert not caught.value.what.startswith("["), "names of our own jobs say nothing to who has to act"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null"])

@@ -10,6 +10,7 @@ import pytest
 from fastvideo_port.port.gate import GateItem, gate, is_open
 from fastvideo_port.port.ledger import Entry
 from fastvideo_port.port.records import ComponentRecord, PortRecord, WeightsRecord, now
+from fastvideo_port.tools._advice import next_of, tool_of
 
 Verdict = Literal["pass", "fail", "investigate", "inconclusive", "error"]
 IDS = [
@@ -371,3 +372,29 @@ def test_a_component_of_the_official_model_that_is_not_planned_is_missing(
     weights = WeightsRecord(path="/w", source="s", digest="d", components=components)
     item = items(port.model_copy(update={"weights": weights}), all_measured())[id_]
     assert item.state == ("missing" if said else "pass") and said in item.why
+
+
+def test_what_failed_beside_what_is_not_planned_is_told_apart_and_repaired_first(port: PortRecord) -> None:
+    weights = WeightsRecord(path="/w", source="s", digest="d", components={"vae": ("vae", "AutoencoderKL")})
+    failed = entry("check_mapping", "fail").model_copy(update={"summary": {"why": "usually hf_config as it is"}})
+    item = items(port.model_copy(update={"weights": weights}), [*all_measured(), failed])["keys"]
+    assert item.state == "fail"
+    assert item.why.startswith("dit: fail. usually hf_config as it is. vae (AutoencoderKL): the official model has it")
+    assert tool_of(item) == "check_mapping"
+    assert "then call check_mapping again. Call write_plan with what the plan leaves out." in next_of(item)
+    missing = items(port.model_copy(update={"weights": weights}), all_measured())["keys"]
+    assert (missing.state, next_of(missing)) == ("missing", "Call write_plan.")
+
+
+def test_changed_weights_are_fetched_before_a_video_is_made_of_them() -> None:
+    why = "ssim: a.safetensors of the official weights changed after they were fetched (call fetch_weights again) since"
+    stale = GateItem(
+        id="ssim",
+        title="SSIM",
+        state="stale",
+        why=f"{why} run-1; run run_example, then run_ssim with the video that it wrote.",
+        evidence=["run-1"],
+    )
+    assert next_of(stale).startswith("Call fetch_weights again")
+    code = stale.model_copy(update={"why": stale.why.replace("(call fetch_weights again) ", "")})
+    assert next_of(code) == "Call run_example, then run_ssim with the video that it wrote."

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import subprocess
 import sys
 import time
@@ -259,7 +260,10 @@ def test_a_pipe_cannot_approve(waiting: Waiting) -> None:
 
 
 def test_the_list_names_what_waits(waiting: Waiting) -> None:
-    assert waiting.request.approval_id in command(waiting, "approve").stdout
+    listed = command(waiting, "approve").stdout
+    assert waiting.request.approval_id in listed
+    # What a person is told to type works where they stand: by its path, for this state folder.
+    assert f"FASTVIDEO_PORT_HOME={shlex.quote(str(waiting.home))} " in listed and "approve ID" in listed
     out = command(waiting, "approve", "--list")
     assert out.returncode == 0 and "pending" in out.stdout and made.STEP in out.stdout
     missing = command(waiting, "approve", "approval-0")

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from fastvideo_port.port.errors import PortError
+from fastvideo_port.port.home import own_command
 from fastvideo_port.server import doctor as doctor_module
 from fastvideo_port.server.cli import main
-from fastvideo_port.server.cli_tools import exit_code
+from fastvideo_port.server.cli_tools import _Progress, exit_code
 from fastvideo_port.server.console import show_result
 from fastvideo_port.server.install import merge_codex, merge_json, server_command
 from fastvideo_port.tools import ALL
@@ -75,11 +76,45 @@ def test_a_table_that_would_break_its_words_becomes_records(
         "worktree": "/home/ada/dev/FastVideo-wan-2-2",
         "branch": "codex/port-wan-2-2-20261123",
     }
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
     show_result("List ports", {"ports": [row, {**row, "branch": None}], "next_step": "Go on."})
     shown = capsys.readouterr().out
     assert shown.count("port-2ec1e265f1b2017b") == 2
     assert ("ports, 2 of 2" in shown) == (not heads)
     assert shown.count("\u2533") == 2 * heads
+
+
+def test_in_a_pipe_nothing_is_framed_or_broken_and_empty_fields_are_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    uri = f"run://run-0123456789abcdef/files/{'long-name-' * 20}.png"
+    rows = [{"id": "ssim", "next": "", "uri": uri}, {"id": "example", "next": "Call run_example.", "uri": None}]
+    details = {"why": "", "exit_code": 0, "log": ""}
+    show_result("T", {"items": rows, "details": details, "why": "", "log": "a\nb", "next_step": "Go on."})
+    assert capsys.readouterr().out.splitlines() == [
+        "T",
+        "items, 1 of 2",
+        "  id: ssim",
+        f"  uri: {uri}",
+        "items, 2 of 2",
+        "  id: example",
+        "  next: Call run_example.",
+        "details: exit_code=0",
+        "log: a",
+        "     b",
+        "Next: Go on.",
+    ]
+
+
+def test_progress_is_told_when_it_is_news(capsys: pytest.CaptureFixture[str]) -> None:
+    tell = _Progress()
+    for seconds in (0.0, 0.503786, 1.01, 1.5):
+        tell(seconds, None, "the script runs")
+    for step in (1, 2, 2, 3):
+        tell(step, 3, "importing")
+    assert capsys.readouterr().err.splitlines() == [
+        "the script runs", "[1/3] importing", "[2/3] importing", "[3/3] importing",
+    ]  # fmt: skip
 
 
 def test_a_refusal_goes_to_stderr_with_code_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,7 +242,10 @@ def test_doctor_knows_a_fastvideo_repository(tmp_path: Path) -> None:
 @pytest.mark.parametrize("client", ["claude", "codex", "vscode", "cursor"])
 def test_install_prints_and_changes_nothing(client: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["install", client]) == 0
-    assert server_command()[0] in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert server_command()[0] in said
+    again = said.splitlines()[-1].partition(": ")[2]
+    assert again == own_command("install", client, "--write") and "FASTVIDEO_PORT_HOME=" in again
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 

@@ -29,8 +29,8 @@ def mapping(**changes: Any) -> dict[str, Any]:
     return {"verdict": "fail", **empty, **changes}
 
 
-def ssim(*codes: str, mean: float | None = 0.9) -> dict[str, Any]:
-    rows = [{"code": code, "effect": "fail", "message": ""} for code in codes]
+def ssim(*codes: str, mean: float | None = 0.9, message: str = "") -> dict[str, Any]:
+    rows = [{"code": code, "effect": "fail", "message": message} for code in codes]
     return {"verdict": "fail", "findings": rows, "mean": mean}
 
 
@@ -103,7 +103,13 @@ def test_a_mapping_is_judged_by_its_lists_and_its_fatal_findings() -> None:
 
 
 def test_videos_name_causes_by_what_was_seen_in_them() -> None:
-    assert causes_of_ssim(ssim("stale-candidate"))[0].id == "ssim-stale-generated-file"
+    newer = "It is the video of run-1; run-2 ran the same example after it."
+    assert causes_of_ssim(ssim("stale-candidate", message=newer))[0].id == "ssim-stale-generated-file"
+    old = "The candidate was written 5 s before the port began: it cannot come from it."
+    assert causes_of_ssim(ssim("stale-candidate", message=old))[0].id == "ssim-output-name-sanitised"
+    # A fresh folder for outputs helps against none of these.
+    assert causes_of_ssim(ssim("stale-candidate", message="It is the video of run-1; since then: a.py changed.")) == []
+    assert causes_of_ssim(ssim("code-changed-since")) == []
     assert causes_of_ssim(ssim("below-threshold", mean=0.1))[0].id == "rng-cpu-versus-device-generator"
     assert causes_of_ssim(ssim("below-threshold"))[0].id == "ssim-device-specific-references"
     assert causes_of_ssim(ssim(mean=None)) == []

@@ -10,6 +10,7 @@ import pytest
 from fastvideo_port.port.components_left_out import only
 from fastvideo_port.port.errors import PortError
 from fastvideo_port.port.gate import gate
+from fastvideo_port.tools.check_mapping import check_mapping
 from fastvideo_port.tools.check_scheduler import check_scheduler, finish
 from fastvideo_port.tools.run_status import run_status
 from fastvideo_port.tools.write_plan import PlanComponent, write_plan
@@ -150,3 +151,10 @@ def test_a_class_that_is_not_there_ends_the_run_with_its_name(port: Any) -> None
         run(port, "official_euler.Eulr", "fastvideo.euler.Euler")
     assert "Eulr" in str(caught.value) and "Euler" in str(caught.value)
     assert len(port.entries()) == before
+
+
+def test_a_scheduler_has_no_mapping_and_is_sent_here(port: Any) -> None:
+    before = port.left()
+    with pytest.raises(PortError, match="A scheduler has no weights") as caught:
+        check_mapping(port.ctx, port.port_id, "scheduler")
+    assert "check_scheduler" in caught.value.fix and port.left() == before

@@ -37,6 +37,7 @@ def test_a_worktree_stands_beside_the_repository_on_a_branch_of_its_own(
     assert path.parent == fastvideo.parent
     assert path.name.startswith("FastVideo-wan-2-2-ti2v-5b-2")
     assert made.branch == "codex/port-" + path.name.removeprefix("FastVideo-")
+    assert 0 <= made.next_step.find("fetch_official_repo") < made.next_step.find("fetch_weights")
     assert made.mode == "worktree"
     assert git(path, "branch", "--show-current") == made.branch
     assert git(path, "rev-parse", "HEAD") == git(fastvideo, "rev-parse", "main") == made.base_commit
@@ -168,6 +169,15 @@ def test_a_bare_repository_can_be_cloned_but_not_branched_from(
     assert "clone_url" in caught.value.fix
     made = create_worktree(context, "Wan", clone_url=str(tmp_path / "bare.git"), python=sys.executable)
     assert made.mode == "clone"
+
+
+def test_a_clone_that_fails_shows_its_command_and_another_way(context: ToolContext, tmp_path: Path) -> None:
+    (tmp_path / "no repository").mkdir()
+    elsewhere = ToolContext(home=context.home, cwd=tmp_path)
+    with pytest.raises(PortError, match="git clone failed") as caught:
+        create_worktree(elsewhere, "Wan", clone_url=str(tmp_path / "no repository"), python=sys.executable)
+    assert f"git clone --quiet --no-recurse-submodules --no-local -- '{tmp_path}/no repository'" in caught.value.fix
+    assert "fastvideo_repo" in caught.value.fix
 
 
 def test_a_clone_that_is_not_fastvideo_leaves_nothing(context: ToolContext, tmp_path: Path, git: Git) -> None:

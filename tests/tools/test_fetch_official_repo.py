@@ -328,3 +328,17 @@ def test_the_users_own_environment_cannot_redirect_the_clone(
     assert not (tmp_path / "elsewhere").exists()
     assert os.environ["GIT_DIR"]
     assert subprocess.run(["git", "--version"], check=True, capture_output=True).stdout
+
+
+def test_the_name_of_a_package_is_answered_with_what_to_do_instead(context: ToolContext, port_id: str) -> None:
+    with pytest.raises(PortError, match="names no repository") as caught:
+        fetch_official_repo(context, port_id, "diffusers")
+    assert "PORT_STATUS.md" in caught.value.fix and "fetch_weights" in caught.value.fix
+    assert context.runs.list() == []
+
+
+def test_a_folder_called_like_a_package_is_still_a_repository(
+    context: ToolContext, port_id: str, official: Path, git: Git
+) -> None:
+    git(context.cwd, "clone", "-q", str(official), "diffusers")
+    assert fetch_official_repo(context, port_id, "diffusers").state == "done"

@@ -331,3 +331,27 @@ def test_offline_mode_is_said(context: ToolContext, port_id: str, hub: Any, monk
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(PortError, match="HF_HUB_OFFLINE is set"):
         fetch_weights(context, port_id, MODEL)
+
+
+@pytest.mark.parametrize("page", ["https://huggingface.co/{}", "https://huggingface.co/{}/", "http://www.hf.co/{}"])
+def test_the_url_of_a_model_s_page_is_its_id(context: ToolContext, port_id: str, hub: Any, page: str) -> None:
+    result = fetch_weights(context, port_id, page.format(MODEL))
+    assert (result.state, result.source) == ("done", MODEL)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (f"https://huggingface.co/{MODEL}/tree/main", f"(here '{MODEL}')"),
+        (f"https://huggingface.co/{MODEL}?x=1", f"(here '{MODEL}')"),
+        ("https://huggingface.co/datasets/a/b", "org/name, with"),
+        ("https://someone:secret@example.org/a/b", "org/name, with"),
+        ("file:///etc/passwd", "or a local folder"),
+        ("https://huggingface.co/gpt2", "org/name, with"),
+    ],
+)
+def test_another_url_is_refused_with_what_to_give(context: ToolContext, port_id: str, url: str, said: str) -> None:
+    with pytest.raises(PortError, match="not the page of a model") as caught:
+        fetch_weights(context, port_id, url)
+    assert said in caught.value.fix and "secret" not in caught.value.seen
+    assert context.runs.list() == []

@@ -71,9 +71,30 @@ def test_an_aligned_run_is_a_diagnosis_and_no_evidence(tiny: Any) -> None:
 
 def test_different_attention_kernels_are_to_be_aligned_before_anything_deeper() -> None:
     apart: dict[str, Any] = {"aligned": False, "differs": "In float32 the port ran a, the official side b."}
-    assert "align_backends=true" in _backend_step("fail", apart, False)
-    assert _backend_step("fail", apart, True) == "", "a confirmed culprit comes first"
-    assert _backend_step("pass", apart, False) == "" and _backend_step("fail", {**apart, "aligned": True}, False) == ""
+    found = [{"code": "attention-backends-differ", "verdict": "pass"}, {"code": "precision", "verdict": "fail"}]
+    assert "align_backends=true" in _backend_step("fail", apart, False, found)
+    assert _backend_step("fail", apart, True, found) == "", "a confirmed culprit comes first"
+    assert _backend_step("pass", apart, False, found) == ""
+    assert _backend_step("fail", {**apart, "aligned": True}, False, found) == ""
+
+
+@pytest.mark.parametrize("code", ["port-model-not-called", "missing-output", "weights-swapped", "table-differs"])
+def test_no_attention_kernel_is_to_blame_where_the_contract_is_broken(code: str) -> None:
+    apart: dict[str, Any] = {"aligned": False, "differs": "In float32 the port ran nothing, the official side b."}
+    assert _backend_step("fail", apart, False, [{"code": code, "verdict": "fail"}]) == ""
+    assert _backend_step("inconclusive", apart, False, []) == "", "the check is to be repaired, not the port"
+
+
+def test_a_call_port_that_returns_nothing_is_told_to_return_the_outputs(tiny: Any) -> None:
+    adapter = "tests/local_tests/tiny/parity_transformer.py"
+    begin = "def call_port(model, inputs, ctx):\n"
+    with tiny.edited(adapter, begin, f"{begin}    return {{}}\n"):
+        result = run_component_parity(
+            tiny.ctx, tiny.port_id, "transformer", cases=["small"], seeds=[0], dtypes=["float32"], device="cpu"
+        )
+    codes = {row.code for row in result.findings if row.verdict == "fail"}
+    assert result.verdict == "fail" and {"port-model-not-called", "missing-output"} <= codes, result.findings
+    assert "never called the model" in result.next_step and "align_backends" not in result.next_step
 
 
 def refused(tiny: Any, match: str, **arguments: Any) -> PortError:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from fastvideo_port.port.errors import PortError
 from fastvideo_port.port.freshness import what_changed
+from fastvideo_port.port.gate import gate
 from fastvideo_port.port.ledger import Ledger
 from fastvideo_port.port.records import PortRecord, now
 from fastvideo_port.tests.parity.videos import moving_frames, write_folder, write_video
@@ -129,13 +130,17 @@ def test_without_waiting_the_run_goes_on_and_run_status_gives_the_same_result(ct
 def test_a_video_older_than_the_port_or_than_its_code_is_no_evidence(ctx: ToolContext, outputs: Path) -> None:
     os.utime(outputs / "good.mp4", (1e9, 1e9))
     result = _compare(ctx, metric="ssim")
-    assert result.verdict == "inconclusive" and "again" in result.next_step
+    assert result.verdict == "inconclusive" and "call run_example, then run_ssim" in result.next_step
     assert "stale-candidate" in [item.code for item in result.findings]
     os.utime(outputs / "good.mp4")
     (ctx.cwd / "fastvideo/new.py").write_text("")
     os.utime(ctx.cwd / "fastvideo/new.py", (time.time() + 5, time.time() + 5))
     result = _compare(ctx, metric="ssim")
     assert result.verdict == "investigate" and "fastvideo/new.py" in result.findings[0].message
+    assert "only the times of the files can tell" in result.findings[0].message  # no run wrote the candidate
+    assert "call run_example, then run_ssim" in result.next_step and result.likely_causes == []
+    item = next(item for item in gate(ctx.ports.get(PORT), Ledger(ctx.home).entries(PORT)) if item.id == "ssim")
+    assert item.state == "fail" and "fastvideo/new.py" in item.why and "run run_example, then run_ssim" in item.why
 
 
 def test_the_reference_as_candidate_is_inconclusive(ctx: ToolContext, outputs: Path) -> None:

@@ -16,6 +16,7 @@ from fastvideo_port.port.ledger import Ledger
 from fastvideo_port.tests.parity.examples import DIT, PORT, SCRIPT, Example, make
 from fastvideo_port.tests.parity.videos import moving_frames, write_video
 from fastvideo_port.tools import _references
+from fastvideo_port.tools._advice import next_of
 from fastvideo_port.tools._references import (
     fastvideo_threshold,
     find_reference,
@@ -202,6 +203,66 @@ def test_the_video_of_the_run_before_is_no_candidate(example: Example) -> None:
     assert stale.verdict == "inconclusive" and first.run_id in " ".join(row.message for row in stale.findings)
     assert "stale-candidate" in [row.code for row in stale.findings]
     assert example.item("ssim").state == "stale"  # it also rests on the script, which was changed
+
+
+STANDARD = {"metric": "ssim", "device": "cpu", "threshold": 0.93}
+
+
+@pytest.fixture
+def compared(example: Example) -> Example:
+    """A video that a run wrote, later files that are newer than it, and its comparison with the official one."""
+    write_video(example.worktree / "reference.mp4", np.ascontiguousarray(moving_frames(12)[:, :96, :128]), crf=12)
+    example.run(SCRIPT, "outputs/first.mp4")
+    return example
+
+
+def _again(example: Example) -> RunSsimResult:
+    return run_ssim(example.ctx, PORT, "reference.mp4", "outputs/first.mp4", **STANDARD)  # type: ignore[arg-type]
+
+
+def test_a_touched_file_and_a_changed_one_that_the_run_did_not_import_change_nothing(compared: Example) -> None:
+    later = time.time() + 60
+    for path in (DIT, "fastvideo/unused.py", "fastvideo/__init__.py"):
+        os.utime(compared.worktree / path, (later, later))
+    result = _again(compared)
+    assert (result.verdict, result.findings) == ("pass", []) and "gate_status" in result.next_step
+    for text in ("X = 2\n", "X = 3\n"):
+        compared.write("fastvideo/unused.py", text)
+        os.utime(compared.worktree / "fastvideo/unused.py", (later, later))
+        assert compared.item("ssim").state == "pass", text
+        assert _again(compared).verdict == "pass", text
+    assert compared.item("ssim").state == "pass"
+
+
+def test_a_changed_file_that_the_run_imported_is_found_whatever_its_time_and_asks_for_run_example_first(
+    compared: Example,
+) -> None:
+    assert _again(compared).verdict == "pass"
+    text = (compared.worktree / DIT).read_text()
+    compared.write(DIT, text + "# another\n")
+    os.utime(compared.worktree / DIT, (1e9, 1e9))
+    result = _again(compared)
+    assert result.verdict == "inconclusive" and f"{DIT} changed" in result.findings[0].message
+    assert 0 <= result.next_step.find("run_example") < result.next_step.find("run_ssim")
+    assert result.likely_causes == []  # a fresh output folder would not help: the code changed
+    item = compared.item("ssim")
+    assert item.state == "stale" and 0 <= item.why.find("run run_example") < item.why.find("run_ssim"), item.why
+    assert next_of(item) == "Call run_example, then run_ssim with the video that it wrote."
+    compared.write(DIT, text)
+    assert compared.item("ssim").state == "fail"  # the newest comparison, and it says why
+    assert f"{DIT} changed" in compared.item("ssim").why
+    assert _again(compared).verdict == "pass" and compared.item("ssim").state == "pass"
+
+
+def test_a_newer_video_of_the_same_code_is_named_in_place_of_a_new_run(compared: Example) -> None:
+    assert _again(compared).verdict == "pass"
+    compared.script("fps=16", "fps=15")
+    newer = compared.run(SCRIPT, "outputs/second.mp4")
+    result = _again(compared)
+    assert result.verdict == "inconclusive" and f"run_ssim with the video that {newer.run_id} wrote" in result.next_step
+    item = compared.item("ssim")
+    assert f"run run_ssim with the video that {newer.run_id} wrote" in item.why
+    assert next_of(item) == f"Call run_ssim with the video that {newer.run_id} wrote."
 
 
 def test_only_a_video_that_a_run_wrote_against_one_that_none_wrote_is_evidence(example: Example) -> None:

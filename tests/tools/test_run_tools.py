@@ -16,6 +16,7 @@ from fastvideo_port.tools._runs import require_value, start_and_wait
 from fastvideo_port.tools.base import ToolContext, ToolResult
 from fastvideo_port.tools.cancel_run import cancel_run
 from fastvideo_port.tools.run_status import run_status
+from fastvideo_port.tools.show_picture import show_picture
 
 ENGINE = Path(__file__).parent.parent / "runs" / "fake_engine"
 TOOL = "tool_of_this_test"
@@ -138,3 +139,13 @@ def test_an_unknown_run_is_an_error(ctx: ToolContext) -> None:
     for call in (run_status, cancel_run):
         with pytest.raises(PortError, match="no run with this id"):
             call(ctx, "run-guessed")
+
+
+def test_a_picture_is_awaited_from_a_running_run_only(ctx: ToolContext, start: Start) -> None:
+    running = start("sleeps", seconds=60)
+    with pytest.raises(PortError, match="call run_status"):
+        show_picture(ctx, running.run_id, "a.png")
+    cancel_run(ctx, running.run_id)
+    with pytest.raises(PortError) as caught:
+        show_picture(ctx, running.run_id, "a.png")
+    assert "nothing to show" in caught.value.fix and "run_status" not in caught.value.fix

@@ -16,6 +16,7 @@ from fastvideo_port.tools.run_component_parity import finish as finish_parity
 from fastvideo_port.tools.run_component_parity import run_component_parity
 from fastvideo_port.tools.run_status import run_status
 from fastvideo_port.tools.scaffold_component import finish, scaffold_component
+from fastvideo_port.tools.write_plan import PlanComponent, write_plan
 
 FOLDER = "tests/local_tests/tiny"
 ADAPTER, TEST, MAPPING = (
@@ -131,3 +132,44 @@ def test_an_unknown_component_is_refused(tiny: Any) -> None:
     with pytest.raises(PortError, match="no component of this name"):
         scaffold_component(tiny.ctx, tiny.port_id, "transfomer")
     assert json.loads(json.dumps(tiny.port.components[0].name)) == "transformer"
+
+
+def planned_as(tiny: Any, **changed: str) -> None:
+    """The plan with other classes for the transformer."""
+    record = tiny.port.component("transformer")
+    values = {**record.model_dump(include={"name", "kind", "official", "port", "adapter"}), **changed}
+    write_plan(tiny.ctx, tiny.port_id, "The network.", [PlanComponent(**values)])
+
+
+def test_an_official_class_that_does_not_exist_is_refused_with_the_nearest_and_nothing_is_written(tiny: Any) -> None:
+    """The module has its names like diffusers, which imports them when they are asked for."""
+    right = tiny.port.component("transformer").official
+    lazy = Path(tiny.port.official_repo) / "tiny_lazy.py"
+    lazy.write_text(
+        "def __dir__():\n    return ['Net']\n\n\n"
+        "def __getattr__(name):\n    if name == 'Net':\n        from tiny_official import Net\n\n        return Net\n"
+        "    raise AttributeError(name)\n"
+    )
+    (tiny.worktree / ADAPTER).unlink(missing_ok=True)
+    try:
+        planned_as(tiny, official="tiny_lazy.Nett")
+        said = error_of(tiny, scaffold_component, finish)
+        assert "no tiny_lazy.Nett" in said and "nearest: Net" in said and "write_plan" in said
+        assert not (tiny.worktree / ADAPTER).exists()
+        planned_as(tiny, official="tiny_lazy.Net")
+        assert ADAPTER in scaffold(tiny).written
+    finally:
+        planned_as(tiny, official=right)
+        lazy.unlink()
+
+
+def test_a_class_that_cannot_be_read_leads_the_next_step(tiny: Any) -> None:
+    right = tiny.port.component("transformer").port
+    (tiny.worktree / ADAPTER).unlink(missing_ok=True)
+    try:
+        planned_as(tiny, port="fastvideo.tiny.TinyNett")
+        result = scaffold(tiny)
+        assert result.next_step.startswith("fastvideo.tiny.TinyNett could not be read")
+        assert "nearest: TinyNet" in result.signatures["port"]
+    finally:
+        planned_as(tiny, port=right)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastvideo_port.port.errors import PortError
 from fastvideo_port.port.gate import gate
+from fastvideo_port.tools.check_mapping import check_mapping
 from fastvideo_port.tools.final_report import final_report
 from fastvideo_port.tools.write_plan import PlanComponent, write_plan
 
@@ -84,3 +86,10 @@ def test_a_prompt_that_only_the_port_lower_cases_is_red_with_its_cause(planned: 
         result = full_run(planned, "tokenizer")
     assert result.verdict == "fail"
     assert [row.code for row in result.findings if row.verdict == "fail"] == ["tokens-text-lower"]
+
+
+def test_a_component_without_weights_has_no_mapping_and_is_sent_to_its_own_check(planned: Any) -> None:
+    before = planned.left()
+    with pytest.raises(PortError, match="A tokenizer has no weights") as caught:
+        check_mapping(planned.ctx, planned.port_id, "tokenizer")
+    assert "run_component_parity" in caught.value.fix and planned.left() == before

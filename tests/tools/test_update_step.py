@@ -201,3 +201,23 @@ def test_without_a_plan_it_says_so(tmp_path: Path) -> None:
     port = made.make_port(tmp_path / "home", tmp_path / "worktree", components=[])
     with pytest.raises(PortError, match="no plan yet"):
         update_step(ToolContext(tmp_path / "home", tmp_path), port.port_id, STEP, "done")
+
+
+def test_before_a_plan_there_is_nothing_to_approve_but_official_code(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    ctx = ToolContext(home=tmp_path / "home", cwd=tmp_path)
+    port_id = made.make_port(tmp_path / "home", tmp_path / "w", components=[]).port_id
+    for step in (STEP, "open-gate", "nope"):
+        with pytest.raises(PortError, match="no plan yet") as caught:
+            request_approval(ctx, port_id, step, "Look.")
+        assert "Call write_plan first" in caught.value.fix and "update_step" not in caught.value.fix
+
+
+def test_a_step_like_no_other_is_answered_with_the_list_and_a_typo_with_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    planned = Planned(tmp_path / "home", tmp_path / "w")
+    with pytest.raises(PortError) as caught:
+        planned.move("nope", "done")
+    assert "Use one of: " in caught.value.fix and "open-gate" in caught.value.fix and STEP in caught.value.fix
+    with pytest.raises(PortError, match="Did you mean 'open-gate'"):
+        planned.move("open-gat", "done")

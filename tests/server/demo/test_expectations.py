@@ -126,13 +126,3 @@ def test_a_tool_with_another_verdict_stops_the_demo_and_is_named(verdict: str | 
     with pytest.raises(Unexpected, match="run_pipeline_parity"):
         asyncio.run(player.verdict("pass", "run_pipeline_parity"))
     assert asyncio.run(_player({"verdict": "pass"}, tmp_path).verdict("pass", "run_ssim")) == {"verdict": "pass"}
-
-
-def test_a_report_that_is_not_there_stops_the_demo(tmp_path: Path) -> None:
-    player = _player({}, tmp_path)
-    report = {"html": str(tmp_path / "report.html"), "markdown": str(tmp_path / "report.md")}
-    (tmp_path / "report.html").write_text("<html>")
-    with pytest.raises(Unexpected, match=r"report\.md"):
-        acts.places(report, player)
-    (tmp_path / "report.md").write_text("# Report")
-    assert acts.places(report, player)["report"] == report["html"]

@@ -86,3 +86,38 @@ def test_the_last_block_names_what_stays_and_the_report_in_it(tmp_path: Path, mo
     last = output.read_text().rpartition("an act")[2]
     for path in (report, report.with_suffix(".md"), tmp_path / "worktree", tmp_path / "state"):
         assert str(path) in last
+
+
+def test_patches_are_explained_once_and_then_named(tmp_path: Path) -> None:
+    out = tmp_path / "out.txt"
+    with out.open("w") as file:
+        show = Show(Console(file=file, width=120))
+        case = {"case": "small", "seed": 0, "verdict": "pass", "strict": True, "worst_module": "norm"}
+        ratios = dict.fromkeys(("logic_ratio", "worst_module_ratio", "precision_ratio"), 1.0)
+        result = {
+            "verdict": "pass",
+            "cases": [{**case, **ratios}],
+            "self_test": {"red": ["a weight"], "not_red": []},
+            "reference": "float64",
+            "environment_patches": ["cpu-attention: answers another one.", "cpu-device: answers cpu."],
+            "culprit": None,
+            "next_step": "Go on.",
+        }
+        # Of a tokenizer's comparison no patches are shown, so it explains none.
+        tokens = {**result, "cases": [{**case, **dict.fromkeys(ratios)}], "findings": []}
+        for shown in (tokens, result, result):
+            show.call("run_component_parity", {}, shown, 1.0)
+    text = out.read_text()
+    assert text.count("answers another one") == text.count("answers cpu") == 1
+    assert "cpu-attention, cpu-device" in text
+
+
+def test_the_suspects_of_a_mapping_are_named(tmp_path: Path) -> None:
+    out = tmp_path / "out.txt"
+    with out.open("w") as file:
+        counts = dict.fromkeys(("missing", "unexpected", "shape_mismatches", "collisions"), 0) | {"suspects": 1}
+        suspect = {"code": "name-suspect", "message": "Two tensors may be swapped.", "fatal": False}
+        coverage = dict.fromkeys(("tensors", "tensors_total", "parameters", "parameters_total"), 4)
+        result = {"verdict": "pass", "coverage": coverage, "counts": counts, "suspects": [suspect], "next_step": "Go."}
+        Show(Console(file=file, width=120)).call("check_mapping", {}, result, 1.0)
+    assert "suspects 1" in out.read_text() and "Two tensors may be swapped." in out.read_text()
