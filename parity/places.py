@@ -99,22 +99,29 @@ class Places:
         return self.between(index, children, wrong, numbers, None, depth)
 
     def given_fewer(self, call: Call) -> str:
-        """How many tensors fewer a module of the same weights is given than its counterpart, in words; ``""`` if none.
+        """What a module of the same weights is not given as its counterpart is, in words; ``""`` if nothing.
 
-        A convolution without its cache computes what it should of what it was given.
+        A convolution without its cache, or with a shorter one, computes what it should of what it was given.
         """
         pair = self.comparison.pairs.get(call.module)
         other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
         if pair is None or other is None or pair.how != "weights":
             return ""
         mine, theirs = (
-            [name for name, index in one.inputs if trace.tensors[index].elements > 1]
+            {
+                name: trace.tensors[index].elements
+                for name, index in one.inputs
+                if trace.tensors[index].elements > 1 and "float" in trace.tensors[index].dtype
+            }
             for trace, one in ((self.comparison.port, call), (self.comparison.reference, other))
         )
         missing = [name for name in theirs if name not in mine]
-        if not mine or not set(mine) < set(theirs):
+        if mine and set(mine) < set(theirs):
+            return f"the official code hands it {', '.join(missing[:3])} as well"
+        sized = [name for name in theirs if name in mine and mine[name] != theirs[name]]
+        if missing or not sized or len(sized) == len(theirs):  # what all is of another size is another way of counting
             return ""
-        return f"the official code hands it {', '.join(missing[:3])} as well"
+        return "; ".join(f"its {name} has {mine[name]} elements, the official one {theirs[name]}" for name in sized[:3])
 
     def foreign(self, index: int) -> list[int]:
         """Inputs of a call without counterpart that the official model has, but nowhere in this part of it.

@@ -1,0 +1,93 @@
+"""A wrong tensor is blamed on the code that made it, not on the module that is handed it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fastvideo_port.parity.boundaries import Comparison
+from fastvideo_port.parity.local_faults import Fault, local_faults
+from fastvideo_port.parity.pairing import pair_modules
+from fastvideo_port.parity.passing import Forcer, Keeper, Kept, passing
+from fastvideo_port.parity.prove import prove
+from fastvideo_port.parity.trace import Trace
+from fastvideo_port.parity.tracing import tracing
+from fastvideo_port.parity.weights import entries_of_model, tensors_of_model
+from safetensors.torch import save_file
+from torch import nn
+
+
+def _faults(official: nn.Module, port: nn.Module, x: torch.Tensor, folder: Path) -> list[Fault]:
+    """The places at which the port goes wrong by itself, with official tensors forced upon it."""
+    proof = prove(entries_of_model(official), tensors_of_model(port), None)
+    plain = [_trace(model, x) for model in (port, official)]
+    pairs = pair_modules(proof.links, *plain, {})
+    keeper = Keeper(1 << 22)
+    with torch.no_grad(), passing(official, keeper):
+        official(x)
+    save_file(keeper.tensors, folder / "kept.safetensors")
+    kept = Kept(folder / "kept.safetensors")
+    partner = {name: pair.official for name, pair in pairs.items() if name and "::" not in name}
+    exact = copy.deepcopy(official).double()
+    forced = _trace(port, x, Forcer(kept, partner))
+    reference = _trace(exact, x.double(), Forcer(kept, {name: name for name, _ in official.named_modules() if name}))
+    return local_faults(Comparison(forced, plain[1], reference, pairs), proof.links, partner, set())
+
+
+def _trace(model: nn.Module, x: torch.Tensor, forcer: Any = None) -> Trace:
+    with torch.no_grad(), tracing(model) as trace, passing(model, forcer or (lambda *_: None)):
+        model(x)
+    return trace
+
+
+class Causal(nn.Conv1d):
+    """A convolution over time that may be handed the frames before."""
+
+    def forward(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        if kept is not None:
+            x = torch.cat([kept, x], dim=2)
+        return F.conv1d(F.pad(x, (2 - (kept.shape[2] if kept is not None else 0), 0)), self.weight, self.bias)
+
+
+class Block(nn.Module):
+    def __init__(self, fill_once: bool) -> None:
+        super().__init__()
+        self.fill_once = fill_once
+        self.conv = Causal(4, 4, 3)
+        self.kept: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.conv(x, self.kept)
+        if self.kept is None or not self.fill_once:
+            self.kept = x[:, :, -2:].clone()
+        return x + y
+
+
+class Coder(nn.Module):
+    def __init__(self, fill_once: bool) -> None:
+        super().__init__()
+        self.block = Block(fill_once)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.block.kept = None
+        return torch.cat([self.block(part) for part in x.split([1, 4, 4], dim=2)], dim=2)
+
+
+def test_a_cache_of_too_few_frames_is_blamed_on_who_keeps_it(tmp_path: Path) -> None:
+    """A convolution was accused with confidence: the official cache, of another size, could not be forced upon it."""
+    torch.manual_seed(0)
+    official, port = Coder(False), Coder(True)
+    port.load_state_dict(official.state_dict())
+    (fault,) = _faults(official, port, torch.randn(1, 4, 9), tmp_path)
+    assert (fault.culprit.kind, fault.culprit.module) == ("glue", "block"), fault.culprit
+    assert "its [1] has 4 elements, the official one 8" in fault.culprit.why
+
+
+def test_a_correct_cache_accuses_nobody(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    official, port = Coder(False), Coder(False)
+    port.load_state_dict(official.state_dict())
+    assert not _faults(official, port, torch.randn(1, 4, 9), tmp_path)
