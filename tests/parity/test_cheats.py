@@ -121,6 +121,15 @@ CHEATS = {
         ),
         verdicts=NOT_A_PASS,
     ),
+    "a part of the model in place of it": Cheat(
+        "weights-idle",
+        """
+def call_official(model, inputs, ctx): return model.embed(inputs["x"].to(ctx.dtype))
+def call_port(model, inputs, ctx): return model.patch(inputs["x"].to(ctx.dtype))
+""",
+        (("return self.proj_out(self.norm_out(h))", "return self.proj_out(self.norm_out(h)) * 1.3"),),
+        verdicts=NOT_A_PASS,
+    ),
     "a factor that the port lacks": Cheat(
         "output-altered",
         output("port", "out / 1.3"),
