@@ -91,3 +91,56 @@ def test_a_correct_cache_accuses_nobody(tmp_path: Path) -> None:
     official, port = Coder(False), Coder(False)
     port.load_state_dict(official.state_dict())
     assert not _faults(official, port, torch.randn(1, 4, 9), tmp_path)
+
+
+class Attention(nn.Module):
+    """The port's keeps what the block before left; the official one takes the tensor alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, hidden: torch.Tensor, bias: list[torch.Tensor] | None = None) -> torch.Tensor:
+        y: torch.Tensor = self.inner(hidden)
+        if bias is not None:
+            bias[:] = [y.mean(1, keepdim=True)]
+        return y
+
+
+class Layer(nn.Module):
+    def __init__(self, wrong: bool, keeping: bool) -> None:
+        super().__init__()
+        self.wrong, self.keeping = wrong, keeping
+        self.norm = nn.LayerNorm(8)
+        self.attention = Attention()
+
+    def forward(self, x: torch.Tensor, bias: list[torch.Tensor]) -> torch.Tensor:
+        h = self.norm(x)
+        if self.wrong:
+            h = h.clone()
+            h.view(-1)[5::9] *= 1.03
+        y: torch.Tensor = self.attention(hidden=h, bias=bias) if self.keeping else self.attention(h)
+        return x + y
+
+
+class Encoder(nn.Module):
+    def __init__(self, *, wrong: bool = False, keeping: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(wrong, keeping) for _ in range(3))
+        self.head = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias: list[torch.Tensor] = []
+        for layer in self.layers:
+            x = layer(x, bias)
+        y: torch.Tensor = self.head(x)
+        return y
+
+
+def test_an_argument_of_one_parameter_is_compared_by_whatever_way_it_is_handed_over(tmp_path: Path) -> None:
+    """By keyword and beside a second tensor it was not: the mistake was found in the first block and no other."""
+    torch.manual_seed(0)
+    official, port = Encoder(), Encoder(wrong=True, keeping=True)
+    port.load_state_dict(official.state_dict())
+    (fault,) = _faults(official, port, torch.randn(2, 5, 8), tmp_path)
+    assert fault.culprit.kind == "glue" and fault.modules == ["layers.0", "layers.1", "layers.2"], fault
