@@ -162,6 +162,11 @@ class Places:
                     culprit = self.glue(parent, None, self.calls[child], numbers, sure=False)
                     self.receiver[culprit] = child
                     return culprit
+                unknown = self.passed_through(child, parent, wrong) if parent not in self.compared else []
+                outer = self.calls[parent].parent
+                if unknown and outer >= 0 and depth < 20:
+                    earlier = [i for i in self.comparison.port.children(outer) if i < parent]
+                    return self.between(outer, earlier, unknown, numbers, self.calls[parent], depth + 1)
                 return self.inside(child, numbers, depth + 1)
         handed = self.handed_in(parent, wrong)
         if handed and self.calls[parent].parent >= 0 and parent not in self.compared and depth < 20:
@@ -198,6 +203,19 @@ class Places:
         outer = [tensor for _, tensor in self.calls[parent].inputs]
         strange = self.blame.unexplained_inputs(self.calls[child])
         return any(not any(self.blame.same(tensor, given) for given in outer) for tensor in strange)
+
+    def passed_through(self, child: int, parent: int, wrong: list[int]) -> list[int]:
+        """What a call without counterpart is given by its caller's caller, unknown to the official model and as large
+        as what came of it: it was wrong before."""
+        port = self.comparison.port
+        sizes = {port.tensors[tensor].elements for tensor in wrong}
+        outer = [tensor for _, tensor in self.calls[parent].inputs]
+        strange = self.blame.unexplained_inputs(self.calls[child])
+        return [
+            given
+            for given in outer
+            if port.tensors[given].elements in sizes and any(self.blame.same(given, tensor) for tensor in strange)
+        ]
 
     def handed_in(self, parent: int, wrong: list[int]) -> list[int]:
         """Inputs of a call without counterpart that are the wrong tensors themselves, or unknown single numbers.

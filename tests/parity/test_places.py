@@ -144,3 +144,52 @@ def test_an_argument_of_one_parameter_is_compared_by_whatever_way_it_is_handed_o
     port.load_state_dict(official.state_dict())
     (fault,) = _faults(official, port, torch.randn(2, 5, 8), tmp_path)
     assert fault.culprit.kind == "glue" and fault.modules == ["layers.0", "layers.1", "layers.2"], fault
+
+
+class Head(nn.Module):
+    """The end of the port in a module of its own, which the official code does not have."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.linear = nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.linear(self.norm(x) + shift)
+        return y
+
+
+class Split(nn.Module):
+    """Official: one stream for each kind of token, normalised without a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.linear = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        picture = self.first(x)[:, :5] * 2
+        y: torch.Tensor = self.linear(F.layer_norm(picture, (8,)) + 1)
+        return y
+
+
+class Joined(nn.Module):
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self.start = start
+        self.first, self.head = nn.Linear(8, 8), Head(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x) * 2
+        h = h[:, self.start : self.start + 5]
+        y: torch.Tensor = self.head(h, torch.ones(8))
+        return y
+
+
+def test_tokens_taken_from_the_wrong_end_are_blamed_on_who_takes_them(tmp_path: Path) -> None:
+    """A norm without counterpart was accused, though the module around it was handed the wrong tokens already."""
+    torch.manual_seed(0)
+    official, port = Split(), Joined(3)
+    names = {"first": "first", "head.linear": "linear"}
+    port.load_state_dict({f"{a}.{end}": official.state_dict()[f"{b}.{end}"] for a, b in names.items() for end in ("weight", "bias")})
+    (fault,) = _faults(official, port, torch.randn(1, 8, 8), tmp_path)
+    assert (fault.culprit.kind, fault.culprit.module) == ("glue", ""), fault.culprit
