@@ -201,8 +201,14 @@ class Places:
     def given_unknown(self, child: int, parent: int) -> bool:
         """Whether a call without counterpart is given a tensor that its caller made and the official model does not."""
         outer = [tensor for _, tensor in self.calls[parent].inputs]
-        strange = self.blame.unexplained_inputs(self.calls[child])
+        ids = [tensor for _, tensor in self.calls[child].inputs if self.is_unknown_ids(tensor)]
+        strange = self.blame.unexplained_inputs(self.calls[child]) + ids
         return any(not any(self.blame.same(tensor, given) for given in outer) for tensor in strange)
+
+    def is_unknown_ids(self, tensor: int) -> bool:
+        """Whether a tensor holds integers (ids, positions) that the official model has nowhere."""
+        port = self.comparison.port.tensors[tensor]
+        return "int" in port.dtype and port.elements > 1 and self.comparison.explained(tensor) is None
 
     def passed_through(self, child: int, parent: int, wrong: list[int]) -> list[int]:
         """What a call without counterpart is given by its caller's caller, unknown to the official model and as large

@@ -193,3 +193,29 @@ def test_tokens_taken_from_the_wrong_end_are_blamed_on_who_takes_them(tmp_path: 
     port.load_state_dict({f"{a}.{end}": official.state_dict()[f"{b}.{end}"] for a, b in names.items() for end in ("weight", "bias")})
     (fault,) = _faults(official, port, torch.randn(1, 8, 8), tmp_path)
     assert (fault.culprit.kind, fault.culprit.module) == ("glue", ""), fault.culprit
+
+
+class Table(nn.Module):
+    """An embedding under two names, of which each side calls its own."""
+
+    def __init__(self, most: int | None, own: bool) -> None:
+        super().__init__()
+        self.most, self.own = most, own
+        self.shared, self.embed, self.linear = nn.Embedding(20, 8), nn.Embedding(20, 8), nn.Linear(8, 8)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        ids = ids.long()
+        h = (self.shared if self.own else self.embed)(ids.clamp(max=self.most) if self.most is not None else ids)
+        y: torch.Tensor = self.linear(h * 1.0)
+        return y
+
+
+def test_ids_that_the_official_model_does_not_have_are_blamed_on_who_made_them(tmp_path: Path) -> None:
+    """The embedding was accused of what its caller made of the ids: only floating inputs were looked at."""
+    torch.manual_seed(0)
+    official, port = Table(None, own=False), Table(17, own=True)
+    with torch.no_grad():
+        official.shared.weight.copy_(official.embed.weight)
+    port.load_state_dict(official.state_dict())
+    (fault,) = _faults(official, port, torch.arange(12, 20)[None].double(), tmp_path)
+    assert (fault.culprit.kind, fault.culprit.module) == ("glue", ""), fault.culprit
