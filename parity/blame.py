@@ -284,7 +284,9 @@ class Blame:
 
         Arguments of one place, name or parameter are compared; if they agree, the rest tells nothing.
         """
-        theirs = {_parameter(self.comparison.reference, other, name): b for name, b in other.inputs} | dict(other.inputs)
+        theirs = {_parameter(self.comparison.reference, other, name): b for name, b in other.inputs} | dict(
+            other.inputs
+        )
         inputs = [(_parameter(self.comparison.port, call, name), name, a) for name, a in call.inputs]
         large = [
             (name if name in theirs else parameter, a)

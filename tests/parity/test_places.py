@@ -190,7 +190,9 @@ def test_tokens_taken_from_the_wrong_end_are_blamed_on_who_takes_them(tmp_path: 
     torch.manual_seed(0)
     official, port = Split(), Joined(3)
     names = {"first": "first", "head.linear": "linear"}
-    port.load_state_dict({f"{a}.{end}": official.state_dict()[f"{b}.{end}"] for a, b in names.items() for end in ("weight", "bias")})
+    port.load_state_dict(
+        {f"{a}.{end}": official.state_dict()[f"{b}.{end}"] for a, b in names.items() for end in ("weight", "bias")}
+    )
     (fault,) = _faults(official, port, torch.randn(1, 8, 8), tmp_path)
     assert (fault.culprit.kind, fault.culprit.module) == ("glue", ""), fault.culprit
 
