@@ -88,7 +88,7 @@ class BoundaryReport:
                 self.findings.say(
                     "output-altered",
                     "investigate",
-                    f"What the model returns differs by {altered.port_error:.2g} relative (case {item.case!r}), and all "
+                    f"What the model returns differs by {altered.port_error:.2g} relative (case {item.case!r}); all "
                     "of it was compared and agrees: the adapter makes something else of it. Return it as it is; "
                     "what the port lacks belongs into the port.",
                 )
