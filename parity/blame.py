@@ -282,10 +282,17 @@ class Blame:
     def _misplaced_by_name(self, call: Call, other: Call) -> list[int] | None:
         """The same for two modules of the same weights, one of which takes more tensors (a cache, a mask).
 
-        Arguments of one name or place and size are compared; if they agree, the rest tells nothing.
+        Arguments of one place, name or parameter are compared; if they agree, the rest tells nothing.
         """
-        theirs = dict(other.inputs)
-        large = [(name, a) for name, a in call.inputs if self.comparison.port.tensors[a].elements > 1]
+        theirs = {_parameter(self.comparison.reference, other, name): b for name, b in other.inputs} | dict(
+            other.inputs
+        )
+        inputs = [(_parameter(self.comparison.port, call, name), name, a) for name, a in call.inputs]
+        large = [
+            (name if name in theirs else parameter, a)
+            for parameter, name, a in inputs
+            if self.comparison.port.tensors[a].elements > 1
+        ]
         found = [a for name, a in large if name in theirs and self._is_another(a, theirs[name])]
         return found or None
 
@@ -349,6 +356,17 @@ class Blame:
             and "float" in self.comparison.port.tensors[tensor].dtype
             and self.comparison.explained(tensor) is None
         ]
+
+
+def _parameter(trace: Trace, call: Call, name: str) -> str:
+    """The parameter of the forward that an input is handed to, by its place or by keyword; ``name`` if unknown."""
+    place, _, rest = name.removeprefix("[").partition("]")
+    info = trace.modules.get(call.module)
+    if rest.startswith("."):
+        return rest[1:]
+    if rest or info is None or not place.isdigit() or int(place) >= len(info.parameters):
+        return name
+    return info.parameters[int(place)]
 
 
 def named(call: Call) -> str:

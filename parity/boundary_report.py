@@ -83,6 +83,15 @@ class BoundaryReport:
                 f"{idle[0].port!r} and {len(idle) - 1} more modules differ in elements that no output depends on "
                 f"(case {item.case!r}); masked or padded positions do.",
             )
+            altered = next((b for b in idle if not b.port and self._altered(comparison, b, item)), None)
+            if altered is not None:
+                self.findings.say(
+                    "output-altered",
+                    "investigate",
+                    f"What the model returns differs by {altered.port_error:.2g} relative (case {item.case!r}); all "
+                    "of it was compared and agrees: the adapter makes something else of it. Return it as it is; "
+                    "what the port lacks belongs into the port.",
+                )
             found = [b for b in found if b not in idle]
             if compared_share(official, results.outputs("official", item, "float32")) < PARTIAL:
                 self.findings.say(
@@ -97,3 +106,19 @@ class BoundaryReport:
         if self.culprit is None:
             self.culprit = find_culprit(comparison, found)
         return found
+
+    def _altered(self, comparison: Comparison, root: Boundary, item: Item) -> bool:
+        """Whether the outputs are all that the port's model returned, none masked, though that is not the official.
+
+        A sign that is a convention (the velocity towards noise or from it) may be turned.
+        """
+        call = comparison.port.calls[root.index]
+        other = comparison.reference_calls[root.official, call.occurrence]
+        mine, theirs = ([index for _, index in one.outputs] for one in (call, other))
+        outputs = self.results.outputs(self.results.judged_side, item, "float32").values()
+        if len(mine) != 1 or len(theirs) != 1:
+            return False
+        port, reference = comparison.port.tensors[mine[0]], comparison.reference.tensors[theirs[0]]
+        compared = sum(int(tensor.count_nonzero()) for tensor in outputs)
+        opposite = float((port.sketch + reference.sketch).norm() / reference.sketch.norm())
+        return compared >= port.elements and opposite > GROSS

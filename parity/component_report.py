@@ -34,6 +34,8 @@ from .verdict import (
     worst,
 )
 
+MOVING = 1 / 4
+"""Smallest share of the official tensors on which the outputs have to depend; half a VAE alone is more."""
 _DEVIATES = ("fail", "investigate")
 
 
@@ -160,6 +162,15 @@ class Report:
             )
         used, theirs = self.port["weights_used"], self.official["weights_used"]
         if used is not None and theirs is not None:
+            known = {link.official for link in self.proof.links} & theirs.keys()
+            moving = sum(theirs[name] for name in known)
+            if moving < MOVING * len(known):
+                self.say(
+                    "weights-idle",
+                    "investigate",
+                    f"The official output depends on {moving} of {len(known)} tensors: call the whole model, "
+                    "or name what this port leaves out in unused().",
+                )
             for link in self.proof.links:
                 if theirs.get(link.official) and used.get(link.port) is False:
                     self.say(

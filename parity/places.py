@@ -99,22 +99,29 @@ class Places:
         return self.between(index, children, wrong, numbers, None, depth)
 
     def given_fewer(self, call: Call) -> str:
-        """How many tensors fewer a module of the same weights is given than its counterpart, in words; ``""`` if none.
+        """What a module of the same weights is not given as its counterpart is, in words; ``""`` if nothing.
 
-        A convolution without its cache computes what it should of what it was given.
+        A convolution without its cache, or with a shorter one, computes what it should of what it was given.
         """
         pair = self.comparison.pairs.get(call.module)
         other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
         if pair is None or other is None or pair.how != "weights":
             return ""
         mine, theirs = (
-            [name for name, index in one.inputs if trace.tensors[index].elements > 1]
+            {
+                name: trace.tensors[index].elements
+                for name, index in one.inputs
+                if trace.tensors[index].elements > 1 and "float" in trace.tensors[index].dtype
+            }
             for trace, one in ((self.comparison.port, call), (self.comparison.reference, other))
         )
         missing = [name for name in theirs if name not in mine]
-        if not mine or not set(mine) < set(theirs):
+        if mine and set(mine) < set(theirs):
+            return f"the official code hands it {', '.join(missing[:3])} as well"
+        sized = [name for name in theirs if name in mine and mine[name] != theirs[name]]
+        if missing or not sized or len(sized) == len(theirs):  # what all is of another size is another way of counting
             return ""
-        return f"the official code hands it {', '.join(missing[:3])} as well"
+        return "; ".join(f"its {name} has {mine[name]} elements, the official one {theirs[name]}" for name in sized[:3])
 
     def foreign(self, index: int) -> list[int]:
         """Inputs of a call without counterpart that the official model has, but nowhere in this part of it.
@@ -155,6 +162,11 @@ class Places:
                     culprit = self.glue(parent, None, self.calls[child], numbers, sure=False)
                     self.receiver[culprit] = child
                     return culprit
+                unknown = self.passed_through(child, parent, wrong) if parent not in self.compared else []
+                outer = self.calls[parent].parent
+                if unknown and outer >= 0 and depth < 20:
+                    earlier = [i for i in self.comparison.port.children(outer) if i < parent]
+                    return self.between(outer, earlier, unknown, numbers, self.calls[parent], depth + 1)
                 return self.inside(child, numbers, depth + 1)
         handed = self.handed_in(parent, wrong)
         if handed and self.calls[parent].parent >= 0 and parent not in self.compared and depth < 20:
@@ -189,8 +201,27 @@ class Places:
     def given_unknown(self, child: int, parent: int) -> bool:
         """Whether a call without counterpart is given a tensor that its caller made and the official model does not."""
         outer = [tensor for _, tensor in self.calls[parent].inputs]
-        strange = self.blame.unexplained_inputs(self.calls[child])
+        ids = [tensor for _, tensor in self.calls[child].inputs if self.is_unknown_ids(tensor)]
+        strange = self.blame.unexplained_inputs(self.calls[child]) + ids
         return any(not any(self.blame.same(tensor, given) for given in outer) for tensor in strange)
+
+    def is_unknown_ids(self, tensor: int) -> bool:
+        """Whether a tensor holds integers (ids, positions) that the official model has nowhere."""
+        port = self.comparison.port.tensors[tensor]
+        return "int" in port.dtype and port.elements > 1 and self.comparison.explained(tensor) is None
+
+    def passed_through(self, child: int, parent: int, wrong: list[int]) -> list[int]:
+        """What a call without counterpart is given by its caller's caller, unknown to the official model and as large
+        as what came of it: it was wrong before."""
+        port = self.comparison.port
+        sizes = {port.tensors[tensor].elements for tensor in wrong}
+        outer = [tensor for _, tensor in self.calls[parent].inputs]
+        strange = self.blame.unexplained_inputs(self.calls[child])
+        return [
+            given
+            for given in outer
+            if port.tensors[given].elements in sizes and any(self.blame.same(given, tensor) for tensor in strange)
+        ]
 
     def handed_in(self, parent: int, wrong: list[int]) -> list[int]:
         """Inputs of a call without counterpart that are the wrong tensors themselves, or unknown single numbers.

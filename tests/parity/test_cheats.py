@@ -121,6 +121,27 @@ CHEATS = {
         ),
         verdicts=NOT_A_PASS,
     ),
+    "a part of the model in place of it": Cheat(
+        "weights-idle",
+        """
+def call_official(model, inputs, ctx): return model.embed(inputs["x"].to(ctx.dtype))
+def call_port(model, inputs, ctx): return model.patch(inputs["x"].to(ctx.dtype))
+""",
+        (("return self.proj_out(self.norm_out(h))", "return self.proj_out(self.norm_out(h)) * 1.3"),),
+        verdicts=NOT_A_PASS,
+    ),
+    "a factor that the port lacks": Cheat(
+        "output-altered",
+        output("port", "out / 1.3"),
+        (("return self.proj_out(self.norm_out(h))", "return self.proj_out(self.norm_out(h)) * 1.3"),),
+        verdicts=NOT_A_PASS,
+    ),
+    "outputs of one length": Cheat(
+        "output-altered",
+        both("out / out.std()"),
+        (("return self.proj_out(self.norm_out(h))", "return self.proj_out(self.norm_out(h)) * 1.3"),),
+        verdicts=NOT_A_PASS,
+    ),
     "sorted outputs": Cheat(
         "output-sorted",
         both("out.flatten().sort().values"),
@@ -411,6 +432,16 @@ def test_a_cheat_is_named_and_does_not_pass(name: str, tmp_path: Path) -> None:
         return
     assert cheat.code in result.codes, result.explain()
     assert result.verdict in cheat.verdicts, result.explain()
+
+
+def test_a_sign_that_the_adapter_turns_and_elements_that_it_masks_are_not_held_against_the_port(tmp_path: Path) -> None:
+    end = "return self.proj_out(self.norm_out(h))"
+    turned = _compare(tmp_path / "turned", Cheat("", output("port", "-out"), ((end, end.replace("self", "-self", 1)),)))
+    assert turned.verdict == "pass" and "output-altered" not in turned.codes, turned.explain()
+    masked = output("official", 'out * inputs["mask"][..., None]') + output("port", 'out * inputs["mask"][..., None]')
+    padding = ((end, "h = self.proj_out(self.norm_out(h))\n        return h.where(mask[..., None], 9 * h)"),)
+    result = _compare(tmp_path / "masked", Cheat("", masked, padding, settings={"cases": ["odd"]}))
+    assert result.verdict == "pass" and "output-altered" not in result.codes, result.explain()
 
 
 def test_a_weight_behind_no_grad_or_a_detach_is_no_ignored_weight(tmp_path: Path) -> None:

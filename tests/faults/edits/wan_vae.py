@@ -111,6 +111,20 @@ FAULTS = [
         "note": "Temporal upsampling forgets the chunk before; shows from the third latent frame on.",
     },
     {
+        "id": "wan_vae-upsample-cache-padded-anew",
+        "file": MODEL,
+        "old": "[_feat_cache[idx][:, :, -1, :, :].unsqueeze(2).to(cache_x.device), cache_x], dim=2)\n"
+        '                        if cache_x.shape[2] < 2 and _feat_cache[idx] is not None and _feat_cache[idx] == "Rep":',
+        "new": "[torch.zeros_like(cache_x), cache_x], dim=2)\n"
+        '                        if cache_x.shape[2] < 2 and _feat_cache[idx] is not None and _feat_cache[idx] == "Rep":',
+        "category": "cache",
+        "place": ["decoder.up_blocks.0.upsamplers.0"],
+        "glue": True,
+        "cases": ["odd"],
+        "traps": ["vae-feature-cache-off-is-another-algorithm"],
+        "note": "Temporal upsampling keeps zeros in the place of the chunk before; shows from the fourth latent frame on.",
+    },
+    {
         "id": "wan_vae-downsample-cache-first-frame",
         "file": MODEL,
         "old": "                    cache_x = x[:, :, -1:, :, :].clone()\n                    x = self.time_conv(torch.cat(",
