@@ -60,9 +60,9 @@ class Tensors:
             version = tensor._version
         except RuntimeError:  # inference tensors do not count their changes
             return self._new(tensor)
-        seen = self.known.get(id(tensor))
-        if seen is not None and seen[1] == version and seen[0]() is tensor:
-            return seen[2]
+        index = self._seen_as(self.known, tensor, version)
+        if index is not None:
+            return index
         place = _place(tensor)
         if place is None:
             return self._new(tensor)

@@ -90,6 +90,8 @@ def wait_for(path):
 
 INCONCLUSIVE = ("inconclusive", "fail")
 NOT_A_PASS = ("investigate", "inconclusive", "fail")
+LARGER = ("return self.proj_out(self.norm_out(h))", "return self.proj_out(self.norm_out(h)) * 1.3")
+"""A mistake of the port that an adapter hides."""
 
 CHEATS = {
     # Nothing to compare
@@ -127,19 +129,19 @@ CHEATS = {
 def call_official(model, inputs, ctx): return model.embed(inputs["x"].to(ctx.dtype))
 def call_port(model, inputs, ctx): return model.patch(inputs["x"].to(ctx.dtype))
 """,
-        (("return self.proj_out(self.norm_out(h))", "return self.proj_out(self.norm_out(h)) * 1.3"),),
+        (LARGER,),
         verdicts=NOT_A_PASS,
     ),
     "a factor that the port lacks": Cheat(
         "output-altered",
         output("port", "out / 1.3"),
-        (("return self.proj_out(self.norm_out(h))", "return self.proj_out(self.norm_out(h)) * 1.3"),),
+        (LARGER,),
         verdicts=NOT_A_PASS,
     ),
     "outputs of one length": Cheat(
         "output-altered",
         both("out / out.std()"),
-        (("return self.proj_out(self.norm_out(h))", "return self.proj_out(self.norm_out(h)) * 1.3"),),
+        (LARGER,),
         verdicts=NOT_A_PASS,
     ),
     "sorted outputs": Cheat(
