@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from .leaves import leaves
 from .recorder import Recorder
 
 _NORMS = frozenset({"layer_norm", "rms_norm"})
@@ -18,6 +19,8 @@ _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _PAD = torch.nn.functional.pad
 _COPIES = (torch.Tensor.float, torch.Tensor.to, torch.Tensor.contiguous, torch.Tensor.clone, torch.clone, _PAD)
 """What may return the values of its first argument in other memory."""
+_LENT = (torch.Tensor.data_ptr, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.__dlpack__)
+"""What gives the memory of a tensor to others; Triton asks each tensor that a kernel gets for its address."""
 _FEW = 64
 """Numbers, at most, that go to a device without waiting for it."""
 
@@ -29,6 +32,7 @@ class Functions(TorchFunctionMode):
         super().__init__()
         self.recorder = recorder
         self.watched: dict[Any, Callable[..., Any] | None] = dict.fromkeys(_COPIES, self._copy)
+        self.watched |= dict.fromkeys(_LENT, self._lent)
         self.watched |= {torch.tensor: self._made, _DATA: self._data}
         self.sources: list[torch.Tensor] = []
 
@@ -38,10 +42,27 @@ class Functions(TorchFunctionMode):
         try:
             watch = self.watched[func]
         except KeyError:
-            watch = self.watched[func] = self._boundary if getattr(func, "__name__", "") in BOUNDARIES else None
+            watch = self.watched[func] = self._watch(func)
         if watch is not None:
             return watch(func, args, kwargs or {})
         return func(*args, **kwargs) if kwargs else func(*args)
+
+    def _watch(self, func: Callable[..., Any]) -> Callable[..., Any] | None:
+        """What to do at a function that is called for the first time."""
+        if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+            return self._own_operator if _writes(func) else None
+        return self._boundary if getattr(func, "__name__", "") in BOUNDARIES else None
+
+    def _own_operator(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operator that writes its arguments: one from a C++ library need not count that."""
+        output = func(*args, **kwargs)
+        for _, tensor in leaves((args, kwargs)):
+            self.recorder.tensors.handed_out(tensor, for_good=False)
+        return output
+
+    def _lent(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.recorder.tensors.handed_out(args[0], for_good=func is not torch.Tensor.data_ptr)
+        return func(*args, **kwargs)
 
     def _data(self, func: Callable[..., Any], args: tuple[Any, ...], _: dict[str, Any]) -> Any:
         """What ``tensor.data`` returns counts its changes apart: a dead tensor's count says nothing of its memory."""
@@ -87,6 +108,13 @@ class Functions(TorchFunctionMode):
             raise
         recorder.end(_by_token(output) if name == _ATTENTION else output)
         return output
+
+
+def _writes(operator: torch._ops.OpOverload[Any, Any] | torch._ops.OpOverloadPacket[Any, Any]) -> bool:
+    """Whether an operator, in any of its overloads, writes an argument."""
+    if isinstance(operator, torch._ops.OpOverload):
+        return operator._schema.is_mutable
+    return any(getattr(operator, name)._schema.is_mutable for name in operator.overloads())  # type: ignore[no-untyped-call]
 
 
 def _by_token(value: Any) -> Any:

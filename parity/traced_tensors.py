@@ -13,7 +13,7 @@ from .strides import merged
 
 
 class _Seen:
-    """A tensor that was recorded: its memory, how often that had been written then, and its index."""
+    """A tensor that was recorded: its memory, how often that had been written then (`_version`), and its index."""
 
     __slots__ = ("index", "storage", "tensor", "version")
 
@@ -39,6 +39,8 @@ class Tensors:
         self.sketcher = Sketcher(narrow=narrow) if sketches else None
         self.shapes: list[Fingerprint] = []
         self.apart = False
+        self.written: dict[int, int] = {}
+        self.shared: set[int] = set()
         self.known: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
         self.copies: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
         self.places: dict[tuple[Any, ...], _Seen] = {}
@@ -57,7 +59,7 @@ class Tensors:
         was not given to something else, and has not been written since.
         """
         try:
-            version = tensor._version
+            version = self._version(tensor)
         except RuntimeError:  # inference tensors do not count their changes
             return self._new(tensor)
         index = self._seen_as(self.known, tensor, version)
@@ -86,9 +88,33 @@ class Tensors:
         if not (wider or source.dtype == output.dtype) or source.shape != output.shape or output is source:
             return
         if source.device == output.device and not output.is_inference() and not source.is_inference():
-            index = self._known(source, source._version)
+            index = self._known(source, self._version(source))
             if index is not None:
-                self.copies[id(output)] = (weakref.ref(output), output._version, index)
+                self.copies[id(output)] = (weakref.ref(output), self._version(output), index)
+
+    def handed_out(self, tensor: torch.Tensor, *, for_good: bool) -> None:
+        """Note that the memory of a tensor may be written by what torch does not see: it will be read again.
+
+        Args:
+            tensor: Any; others of the same memory are meant too.
+            for_good: It may be written at any time from now on; otherwise before the tensor is seen again.
+        """
+        try:
+            memory = tensor.untyped_storage()._cdata
+        except (RuntimeError, NotImplementedError):  # no storage of its own
+            return
+        if for_good:
+            self.shared.add(memory)
+        self.written[memory] = self.written.get(memory, 0) + 1
+
+    def _version(self, tensor: torch.Tensor) -> int:
+        """How often the memory was written, as far as torch counts that, and how often it may have been besides."""
+        version = tensor._version
+        if self.written and (memory := tensor.untyped_storage()._cdata) in self.written:
+            if memory in self.shared:
+                self.written[memory] += 1
+            version += self.written[memory] << 32
+        return version
 
     def _known(self, tensor: torch.Tensor, version: int) -> int | None:
         """Index of a tensor, or of its memory, if that was seen."""
@@ -112,7 +138,7 @@ class Tensors:
         original = seen.tensor()
         if original is None:
             return None if self.apart else seen.index
-        return seen.index if original._version == version else None
+        return seen.index if self._version(original) == version else None
 
     def _new(self, tensor: torch.Tensor) -> int:
         if self.sketcher is not None:

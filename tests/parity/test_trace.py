@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -223,6 +224,41 @@ def test_memory_that_was_written_through_a_tensor_now_gone_is_read_again(apart: 
     _same_as_alone(_seen(look), kept, narrow=False)
 
 
+_OPERATORS = torch.library.Library("fastvideo_port_tests", "FRAGMENT")
+_OPERATORS.define("add_one_(Tensor(a!) x) -> ()")
+_OPERATORS.impl("add_one_", lambda x: x.numpy().__setitem__(..., x.numpy() + 1), "CPU")
+
+
+@pytest.mark.parametrize("how", ["an operator of a library", "numpy", "an address"])
+def test_memory_that_is_written_behind_torch_s_back_is_read_again(how: str) -> None:
+    """Project: kernels that work in place without torch's count of writes, as fused norms of C++ libraries do."""
+    kept: list[torch.Tensor] = []
+
+    def look(see: nn.Module, x: torch.Tensor) -> None:
+        y = x.float() * 2
+        array = np.asarray(y) if how == "numpy" else None
+        for _ in range(2):
+            kept.append(y.clone())
+            see(y)
+            see(y.view(-1))
+            version = y._version
+            if array is not None:
+                array += 1
+            elif how == "an address":
+                at = ctypes.cast(y.data_ptr(), ctypes.POINTER(ctypes.c_float))
+                for index in range(y.numel()):
+                    at[index] += 1
+            else:
+                torch.ops.fastvideo_port_tests.add_one_(y)
+            assert y._version == version, "it is counted: nothing to show here"
+        kept.append(y)
+        see(y)
+
+    prints = _seen(look)
+    assert how == "numpy" or prints[1].packed is prints[0].packed, "what nobody wrote is read once"
+    _same_as_alone(prints, [kept[0], kept[0].view(-1), kept[1], kept[1].view(-1), kept[2]], narrow=False)
+
+
 def test_attention_is_seen_by_token_so_that_its_heads_are_the_projection_s_memory() -> None:
     def look(see: nn.Module, x: torch.Tensor) -> None:
         see(x)
@@ -399,3 +435,20 @@ def test_numbers_that_the_forward_sends_to_the_device_are_the_same_and_wait_for_
     assert not model.waited and torch.equal(plain, traced) and traced.tolist() == [3, 4]
     seen = trace.tensors[trace.calls[1].inputs[0][1]]
     assert seen.dtype == "int64" and seen.packed.tolist() == [3, 4]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_what_a_triton_kernel_wrote_in_place_is_read_again() -> None:
+    from .in_place_kernel import add_one
+
+    kept: list[torch.Tensor] = []
+
+    def look(see: nn.Module, x: torch.Tensor) -> None:
+        y = x.cuda().float() * 2
+        for _ in range(3):
+            kept.append(y.cpu())
+            see(y)
+            add_one(y)
+
+    _same_as_alone(_seen(look), kept, narrow=False)
