@@ -48,11 +48,7 @@ def make_inputs(runner: Runner) -> dict[str, Any]:
     return {
         "files": files,
         "ignore_seed": [case for case, seen in digests.items() if seeds > 1 and len(seen) == 1],
-        "alike": [
-            [first, second]
-            for first, second in combinations(digests, 2)
-            if digests[first] == digests[second] and runner.cases[first] == runner.cases[second]
-        ],
+        "alike": [[first, second] for first, second in combinations(digests, 2) if digests[first] == digests[second]],
     }
 
 

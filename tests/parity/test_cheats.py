@@ -185,6 +185,12 @@ def make_inputs(ctx, honest=make_inputs):
         verdicts=NOT_A_PASS,
         settings={"cases": None},
     ),
+    "one case under two names, with labels that nothing reads": Cheat(
+        "cases-alike",
+        'CASES = {"small": {"tokens": 6, "prompt": "a"}, "odd": {"tokens": 6, "prompt": "b"}}',
+        verdicts=NOT_A_PASS,
+        settings={"cases": None},
+    ),
     "a mask that neither side is handed": Cheat(
         "input-unused",
         call("official", 'inputs = {**inputs, "mask": torch.ones_like(inputs["mask"])}')
