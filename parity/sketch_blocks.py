@@ -34,16 +34,6 @@ _LARGE, _SMALL = tl.constexpr(1e12), tl.constexpr(1e-10)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def after_last(EARLY: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Wait for the kernel before this one, and see what it wrote, if this one was launched EARLY: before that ended.
-
-    CUDA's programmatic dependent launch: the device sets up the one while the other runs out.
-    """
-    if EARLY:
-        tl.inline_asm_elementwise("griddepcontrol.wait; // $0", "=r", [], tl.int32, False, 1)
-
-
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _mix(x):  # type: ignore[no-untyped-def]
     x = x ^ (x >> 16)
     x = x * 0x7FEB352D

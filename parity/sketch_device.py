@@ -23,7 +23,7 @@ from .sketch_order import line_up_kernel
 from .sketch_small import Small, copied, hand_out, together
 from .sketch_triton import sketch_kernel
 from .strides import merged
-from .triton_launch import EARLY, Launcher, launcher
+from .triton_launch import Launcher, launcher
 
 SLAB = 64
 """Tensors on the device, at most, before their rows go to the host."""
@@ -69,10 +69,7 @@ class DeviceSketcher:
         # The emulation of the kernels on the CPU, for tests, has no assembly.
         self.on_gpu = on_gpu = device.type == "cuda"
         self.index = device.index
-        capability = torch.cuda.get_device_capability(device) if on_gpu else (0, 0)
-        self.paired = capability >= (8, 0)
-        self.early = EARLY and capability >= (9, 0)
-        self.options = {"launch_pdl": True} if self.early else {}
+        self.paired = on_gpu and torch.cuda.get_device_capability(device) >= (8, 0)
         cores = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 2
         self.programs = int(cores * self.per_core)
         self.slab = torch.empty((SLAB, ROW), dtype=torch.float64, device=device)
@@ -91,8 +88,7 @@ class DeviceSketcher:
 
     def _kernel(self, kind: int) -> Launcher:
         paired = self.paired and kind in (1, 2)
-        fixed = (kind, paired, self.sums, self.wide, self.early)
-        return launcher(sketch_kernel, *fixed, num_warps=self.warps, **self.options)
+        return launcher(sketch_kernel, kind, paired, self.sums, self.wide, num_warps=self.warps)
 
     def _clear(self) -> None:
         self.slab.zero_()
@@ -190,8 +186,7 @@ class DeviceSketcher:
                 offset = z * plane + y * of_row
                 values = (tensor, target, offset, rows, c, plane, of_row, of_column)
                 unit = math.gcd(widest, offset, rows, *steps) if aligned else 1
-                fixed = (one, unit, _HEIGHT, _LENGTH, self.early)
-                launcher(line_up_kernel, *fixed, num_warps=4, **self.options)(*grid, values)
+                launcher(line_up_kernel, one, unit, _HEIGHT, _LENGTH, num_warps=4)(*grid, values)
                 lo = (z * n + y) * c
                 self._launch(target, row, lo, lo + count * rows * c, 0)
 

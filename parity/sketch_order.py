@@ -8,14 +8,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .sketch_blocks import after_last
-
 
 @triton.jit(do_not_specialize=["offset", "n", "c", "plane", "of_row", "of_column"])  # type: ignore[untyped-decorator, unused-ignore]
 def line_up_kernel(  # type: ignore[no-untyped-def]
     source, target, offset, n, c, plane, of_row, of_column,
     ONE: tl.constexpr, UNIT: tl.constexpr, HEIGHT: tl.constexpr, LENGTH: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Copy planes of ``n`` rows and ``c`` columns to row-major order; the grid is rows, columns, planes.
 
@@ -24,9 +21,7 @@ def line_up_kernel(  # type: ignore[no-untyped-def]
     ONE: Which step in the source is 1: 1 from row to row, 2 from column to column, 0 none.
     UNIT: A power of two that divides all integers but that step, and the addresses in elements: told so, the compiler
         moves as many elements at once.
-    EARLY: See `sketch_blocks.after_last`.
     """
-    after_last(EARLY)
     offset = tl.multiple_of(offset.to(tl.int64), UNIT)
     plane = tl.multiple_of(plane.to(tl.int64), UNIT)
     n = tl.multiple_of(n.to(tl.int64), UNIT)

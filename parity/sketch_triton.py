@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from . import sketch as plan
-from .sketch_blocks import HEAD, SLOT, add_block, after_last, announce, leave, nothing, wide
+from .sketch_blocks import HEAD, SLOT, add_block, announce, leave, nothing, wide
 
 _WIDTH = tl.constexpr(plan.WIDTH)
 _BLOCK = tl.constexpr(plan.BLOCK)
@@ -19,7 +19,7 @@ _SLOT, _HEAD = tl.constexpr(SLOT), tl.constexpr(HEAD)
 @triton.jit(do_not_specialize=["held", "row", "lo", "hi", "back"])  # type: ignore[untyped-decorator, unused-ignore]
 def sketch_kernel(  # type: ignore[no-untyped-def]
     ptr, slab, left, stride, held, row, lo, hi, back,
-    KIND: tl.constexpr, PAIRED: tl.constexpr, SUMS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
+    KIND: tl.constexpr, PAIRED: tl.constexpr, SUMS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Add elements ``lo`` to ``hi`` of a tensor, which lie from ``ptr`` on, to row ``row`` of the slab.
 
@@ -32,9 +32,7 @@ def sketch_kernel(  # type: ignore[no-untyped-def]
     KIND: 1 bfloat16 and 2 float16 in words, 3 float32 in float32, 0 anything in float64.
     PAIRED: Minimum and maximum of words in one instruction.
     SUMS, WIDE: Sums that a program holds, in float32 and in float64.
-    EARLY: See `after_last`.
     """
-    after_last(EARLY)
     out = slab + row.to(tl.int64) * (_WIDTH + 8)
     lo = lo.to(tl.int64)
     hi = hi.to(tl.int64)

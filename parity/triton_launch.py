@@ -16,9 +16,6 @@ _DIRECT = _VERSION >= (3, 3)
 _RUN = (3, 3) <= _VERSION <= (3, 6)
 """Whether `run` of a compiled kernel takes what it took in these versions; ``kernel[grid]`` is slower and lasts."""
 
-EARLY = _VERSION >= (3, 4) and torch.version.hip is None
-"""Whether ``launch_pdl`` is an option: a kernel may be launched before the last has ended, and waits for it itself."""
-
 
 class Launcher:
     """A Triton function with its constants and options."""
