@@ -170,7 +170,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
         "entry 3 does not follow",
     ),
     "the digest changed": (
-        lambda home: sql(home, "UPDATE ledger SET digest = replace(digest, 'a', 'b') WHERE sequence = 1"),
+        lambda home: sql(home, "UPDATE ledger SET digest = 'g' || substr(digest, 2) WHERE sequence = 1"),
         "entry 1 does not follow",
     ),
     "a middle one removed": (lambda home: sql(home, "DELETE FROM ledger WHERE sequence = 2"), "entry 2 is missing"),
