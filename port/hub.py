@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from . import git
 from .errors import PortError
 from .hashes import hash_files
-from .textsafe import redact
+from .textsafe import REDACTED, redact
 from .weights_folder import MAX_FILES, UNSAFE
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _PAGE = re.compile(
     r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[^/?#\s]+/[^/?#\s]+)(?P<rest>\S*)", re.IGNORECASE
 )
 _WORKERS = 4
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}|(?i:bearer\s+)\S+")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def id_of(source: str) -> str:
     Raises:
         PortError: It is another URL.
     """
-    if "://" not in source:
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]", source):
         return source
     page = _PAGE.fullmatch(source)
     if page and not page["rest"].strip("/") and REPO_ID.fullmatch(page["id"]):
@@ -98,7 +98,7 @@ def id_of(source: str) -> str:
     here = f" (here {page['id']!r})" if page and page["id"].split("/")[0] not in ("datasets", "spaces") else ""
     raise PortError(
         "This URL is not the page of a model on the hub.",
-        seen=f"source={redact(source)[:200]!r}",
+        seen=f"source={git.hidden(source)[:200]!r}",
         fix=f"Give the hub id org/name{here}, with revision for a branch or commit, or a local folder.",
     )
 
@@ -426,5 +426,4 @@ def _redact(text: str) -> str:
         from huggingface_hub import get_token
 
         secret = get_token()
-    cleaned = text.replace(secret, "[token]") if secret else text
-    return re.sub(r"://[^/@\s]*@", "://", _TOKEN.sub("[token]", cleaned))
+    return redact(text.replace(secret, REDACTED) if secret else text)
