@@ -393,21 +393,32 @@ def _worded(repo_id: str, revision: str | None) -> Iterator[None]:
     except errors.RemoteEntryNotFoundError as error:
         raise PortError("The hub lists a file that it does not have.", seen=_said(error, where), fix=retry) from None
     except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403):
-            fix = "Set HF_TOKEN (or run 'hf auth login') for an account that may read this model."
-            raise PortError("The hub refuses access to the model.", seen=_said(error, where), fix=fix) from None
-        raise PortError(f"The hub answered with status {status}.", seen=_said(error, where), fix=retry) from None
+        raise _status(error, where, retry) from None
     except errors.OfflineModeIsEnabled:
         fix = "Unset HF_HUB_OFFLINE, or give a local folder as source."
         raise PortError("The hub may not be asked: HF_HUB_OFFLINE is set.", seen=where, fix=fix) from None
     except errors.HFValidationError as error:
         raise PortError("This is not a model id of the hub.", seen=_clean(error), fix="Give org/name.") from None
     except (httpx2.HTTPError, errors.LocalEntryNotFoundError, errors.FileMetadataError) as error:
-        seen = f"{where}: {_clean(error.__cause__ or error)}"
+        cause = error.__cause__ or error
+        if isinstance(cause, errors.HfHubHTTPError):
+            raise _status(cause, where, retry) from None
+        seen = f"{where}: {_clean(cause)}"
         raise PortError("The download broke off, or the hub cannot be reached.", seen=seen, fix=retry) from None
     except OSError as error:
         raise PortError("The download could not be written or broke off.", seen=_clean(error), fix=retry) from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # The hub's client takes what it is sent for what it expects.
+        fix = "Check that HF_ENDPOINT names a hub (unset it for huggingface.co), then call fetch_weights again."
+        raise PortError("The hub's answer is not one of a hub.", seen=f"{where}: {_clean(error)}", fix=fix) from None
+
+
+def _status(error: Any, where: str, retry: str) -> PortError:
+    status = error.response.status_code
+    if status in (401, 403):
+        fix = "Set HF_TOKEN (or run 'hf auth login') for an account that may read this model."
+        return PortError("The hub refuses access to the model.", seen=_said(error, where), fix=fix)
+    return PortError(f"The hub answered with status {status}.", seen=_said(error, where), fix=retry)
 
 
 def _said(error: Any, where: str) -> str:
