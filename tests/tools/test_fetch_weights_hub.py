@@ -306,7 +306,7 @@ def test_a_class_name_that_would_turn_the_text_round_is_shown_without_that(
     context: ToolContext, port_id: str, hub: Any
 ) -> None:
     config = json.dumps({"_class_name": "\x1b[31mWanTransformer3DModel\u202e"}).encode()
-    hub.add(MODEL, model() | {"transformer/config.json": config})
+    hub.add(MODEL, {"config.json": config, "model.safetensors": model()[DIT]})
     result = fetch_weights(context, port_id, MODEL)
     assert "\u202e" not in result.model_dump_json() and "\x1b" not in str(result)
 
