@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from . import textsafe
 from .errors import PortError
 
 _KEPT = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH")
@@ -36,7 +37,7 @@ _DISARMED = (
     "maintenance.auto=false",
     "gc.auto=0",
 )
-_LOCAL_CREDENTIALS = re.compile(r"://[^/@\s]*@")
+_LOCAL_CREDENTIALS = re.compile(r"://[^/\s]*@")
 _FILTER = re.compile(r"filter\.(?P<driver>.+)\.(?:clean|smudge|process|required)", re.IGNORECASE | re.DOTALL)
 _TRANSPORTS = {"https": "https", "http": "http", "ssh": "ssh", "git+ssh": "ssh", "ssh+git": "ssh", "file": "file"}
 
@@ -57,8 +58,14 @@ class Output:
 
 
 def redact(text: str) -> str:
-    """``text`` without the user and password parts of URLs."""
-    return _LOCAL_CREDENTIALS.sub("://", text)
+    """``text`` without tokens and without the user and password parts of URLs."""
+    return textsafe.redact(_LOCAL_CREDENTIALS.sub("://", text))
+
+
+def hidden(url: str) -> str:
+    """A refused ``url`` as it may be shown: what could be a password is where one would be, however it is written."""
+    shown = re.sub(r":.*@", "://", re.sub(r"[?#].*", "", url, flags=re.DOTALL), flags=re.DOTALL)
+    return redact(re.sub(r"(://[^/:]*):(?!\d+(?:/|$))[^/]*", r"\1", shown))  # a port that is no number
 
 
 def run(
@@ -192,7 +199,7 @@ def check_url(url: str, *, allow_local: bool, cwd: Path, name: str = "url") -> t
     Raises:
         PortError: Another transport, credentials in the URL, or something that looks like an option.
     """
-    shown = redact(url[:200])
+    shown = hidden(url)[:200]
     fix = "Use https://host/path, ssh://host/path" + (" or the path of a local repository." if allow_local else ".")
     if not url.strip() or len(url) > 2000 or url.startswith("-") or url != url.strip():
         raise PortError(f"The {name} is not one to clone from.", seen=f"{name}={shown!r}", fix=fix)
@@ -202,7 +209,7 @@ def check_url(url: str, *, allow_local: bool, cwd: Path, name: str = "url") -> t
         return _check_absolute_url(url, allow_local=allow_local, name=name, fix=fix)
     if re.match(r"[A-Za-z0-9+.-]*::", url):
         raise PortError(f"The {name} asks git to run a helper program.", seen=f"{name}={shown!r}", fix=fix)
-    scp = re.fullmatch(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?/)[^:]+", url)
+    scp = re.fullmatch(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?/|\\)[^:]+", url)
     try:
         path = (cwd / Path(url).expanduser()).resolve()
         exists, is_folder = path.exists(), path.is_dir()
@@ -213,15 +220,15 @@ def check_url(url: str, *, allow_local: bool, cwd: Path, name: str = "url") -> t
     if not allow_local:
         raise PortError(f"The {name} is a local path, and only remote ones are allowed.", seen=shown, fix=fix)
     if not is_folder:
-        raise PortError(f"The {name} names no repository.", seen=f"{path} is not a folder", fix=fix)
+        raise PortError(f"The {name} names no repository.", seen=f"{hidden(str(path))} is not a folder", fix=fix)
     return str(path), "file"
 
 
 def _check_absolute_url(url: str, *, allow_local: bool, name: str, fix: str) -> tuple[str, str]:
-    shown = redact(url[:200])
+    shown = hidden(url)[:200]
     try:
         parts = urlsplit(url)
-        host, has_password = parts.hostname or "", parts.password is not None
+        host, has_password, _ = parts.hostname or "", parts.password is not None, parts.port
     except ValueError as error:
         raise PortError(f"The {name} is not a URL.", seen=f"{name}={shown!r}", fix=fix) from error
     transport = _TRANSPORTS.get(parts.scheme.lower())
@@ -233,10 +240,13 @@ def _check_absolute_url(url: str, *, allow_local: bool, name: str, fix: str) -> 
         return url, transport
     if not host or host.startswith("-") or (parts.username or "").startswith("-"):
         raise PortError(f"The {name} names no host.", seen=f"{name}={shown!r}", fix=fix)
-    if has_password or (transport in ("http", "https") and "@" in parts.netloc):
+    if any(char.isspace() for char in parts.netloc):
+        raise PortError(f"The {name} is not a URL: its host holds a space.", seen=f"{name}={shown!r}", fix=fix)
+    remote = transport in ("http", "https")
+    if has_password or (remote and ("@" in parts.netloc or parts.query or textsafe.redact(url) != url)):
         raise PortError(
-            f"The {name} carries credentials.",
-            seen=f"{shown!r} (credentials removed)",
+            f"The {name} carries credentials, or a query that may hold some.",
+            seen=f"{shown!r} (removed)",
             fix="Leave them out and let a git credential helper or ssh key give them; revoke them if others saw this.",
         )
     return url, transport

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from . import git
 from .errors import PortError
 from .hashes import hash_files
-from .textsafe import redact
+from .textsafe import REDACTED, redact
 from .weights_folder import MAX_FILES, UNSAFE
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _PAGE = re.compile(
     r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[^/?#\s]+/[^/?#\s]+)(?P<rest>\S*)", re.IGNORECASE
 )
 _WORKERS = 4
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}|(?i:bearer\s+)\S+")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def id_of(source: str) -> str:
     Raises:
         PortError: It is another URL.
     """
-    if "://" not in source:
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]", source):
         return source
     page = _PAGE.fullmatch(source)
     if page and not page["rest"].strip("/") and REPO_ID.fullmatch(page["id"]):
@@ -98,7 +98,7 @@ def id_of(source: str) -> str:
     here = f" (here {page['id']!r})" if page and page["id"].split("/")[0] not in ("datasets", "spaces") else ""
     raise PortError(
         "This URL is not the page of a model on the hub.",
-        seen=f"source={redact(source)[:200]!r}",
+        seen=f"source={git.hidden(source)[:200]!r}",
         fix=f"Give the hub id org/name{here}, with revision for a branch or commit, or a local folder.",
     )
 
@@ -393,21 +393,32 @@ def _worded(repo_id: str, revision: str | None) -> Iterator[None]:
     except errors.RemoteEntryNotFoundError as error:
         raise PortError("The hub lists a file that it does not have.", seen=_said(error, where), fix=retry) from None
     except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403):
-            fix = "Set HF_TOKEN (or run 'hf auth login') for an account that may read this model."
-            raise PortError("The hub refuses access to the model.", seen=_said(error, where), fix=fix) from None
-        raise PortError(f"The hub answered with status {status}.", seen=_said(error, where), fix=retry) from None
+        raise _status(error, where, retry) from None
     except errors.OfflineModeIsEnabled:
         fix = "Unset HF_HUB_OFFLINE, or give a local folder as source."
         raise PortError("The hub may not be asked: HF_HUB_OFFLINE is set.", seen=where, fix=fix) from None
     except errors.HFValidationError as error:
         raise PortError("This is not a model id of the hub.", seen=_clean(error), fix="Give org/name.") from None
     except (httpx2.HTTPError, errors.LocalEntryNotFoundError, errors.FileMetadataError) as error:
-        seen = f"{where}: {_clean(error.__cause__ or error)}"
+        cause = error.__cause__ or error
+        if isinstance(cause, errors.HfHubHTTPError):
+            raise _status(cause, where, retry) from None
+        seen = f"{where}: {_clean(cause)}"
         raise PortError("The download broke off, or the hub cannot be reached.", seen=seen, fix=retry) from None
     except OSError as error:
         raise PortError("The download could not be written or broke off.", seen=_clean(error), fix=retry) from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # The hub's client takes what it is sent for what it expects.
+        fix = "Check that HF_ENDPOINT names a hub (unset it for huggingface.co), then call fetch_weights again."
+        raise PortError("The hub's answer is not one of a hub.", seen=f"{where}: {_clean(error)}", fix=fix) from None
+
+
+def _status(error: Any, where: str, retry: str) -> PortError:
+    status = error.response.status_code
+    if status in (401, 403):
+        fix = "Set HF_TOKEN (or run 'hf auth login') for an account that may read this model."
+        return PortError("The hub refuses access to the model.", seen=_said(error, where), fix=fix)
+    return PortError(f"The hub answered with status {status}.", seen=_said(error, where), fix=retry)
 
 
 def _said(error: Any, where: str) -> str:
@@ -426,5 +437,4 @@ def _redact(text: str) -> str:
         from huggingface_hub import get_token
 
         secret = get_token()
-    cleaned = text.replace(secret, "[token]") if secret else text
-    return re.sub(r"://[^/@\s]*@", "://", _TOKEN.sub("[token]", cleaned))
+    return redact(text.replace(secret, REDACTED) if secret else text)

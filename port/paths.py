@@ -84,6 +84,26 @@ def resolve_inside(root: Path, argument: str, *, name: str = "path", kind: Kind 
     return path
 
 
+def require_worktree(worktree: Path) -> Path:
+    """Return a port's ``worktree`` if it is still the folder that was made: a link in its place is not followed.
+
+    Raises:
+        PortError: It is gone, or something else stands there.
+    """
+    if worktree.is_symlink() or (worktree.exists() and not worktree.is_dir()):
+        kind = f"a link to {worktree.readlink()}" if worktree.is_symlink() else "no folder"
+        raise PortError(
+            "Something else stands in the place of the port's worktree.",
+            seen=f"{worktree} is {kind}",
+            fix="Move it away and put the worktree back, or begin again with create_worktree.",
+        )
+    if not worktree.exists():
+        raise PortError(
+            "The port's worktree is gone.", seen=str(worktree), fix="Restore it, or begin again with create_worktree."
+        )
+    return worktree
+
+
 def require_utf8(path: Path, name: str) -> Path:
     """Return ``path`` if a record, a result and a worker's JSON can hold it.
 

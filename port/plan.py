@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .errors import PortError
 from .files import replace_file
-from .paths import open_regular
+from .paths import open_regular, require_worktree
 from .plan_markdown import (
     PREAMBLE,
     Unit,
@@ -236,11 +236,7 @@ def _check_result(lines: list[str], generated: str) -> None:
 
 def _plan_file(worktree: Path) -> Path:
     """The file to write: PLAN.md, or what it links to inside the worktree."""
-    if not worktree.is_dir():
-        raise PortError(
-            "The port's worktree is gone.", seen=str(worktree), fix="Restore it, or begin again with create_worktree."
-        )
-    root, path = worktree.resolve(), worktree / PLAN_NAME
+    root, path = require_worktree(worktree).resolve(), worktree / PLAN_NAME
     try:
         target = path.resolve()
     except (OSError, RuntimeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .database import select, transaction
 from .errors import PortError
+from .paths import require_worktree
 
 
 class WeightsRecord(BaseModel):
@@ -134,12 +136,25 @@ class PortStore:
         """The port called ``port_id``.
 
         Raises:
-            PortError: There is no such port; the nearest ids are named.
+            PortError: There is no such port, and the nearest ids are named; or something took its worktree's place.
         """
         rows = select(self.home, "SELECT record FROM ports WHERE port_id = ?", port_id)
         if not rows:
             raise self._unknown(port_id)
-        return PortRecord.model_validate_json(rows[0])
+        record = PortRecord.model_validate_json(rows[0])
+        if os.path.lexists(record.worktree):
+            require_worktree(Path(record.worktree))
+        return record
+
+    def working(self, port_id: str) -> PortRecord:
+        """``get`` for what needs the worktree.
+
+        Raises:
+            PortError: See there, or the worktree is gone.
+        """
+        record = self.get(port_id)
+        require_worktree(Path(record.worktree))
+        return record
 
     def update(self, port_id: str, change: Callable[[PortRecord], PortRecord]) -> PortRecord:
         """Replace a port's record by ``change(record)`` in one transaction and return the new one.

@@ -16,6 +16,9 @@ from .paths import open_regular
 MAX_HEADER = 100_000_000
 """Largest header in bytes; the limit that the safetensors library itself has."""
 
+_LFS = b"version "
+"""What every pointer of git LFS begins with; as the length of a header it would be 2e18."""
+
 BITS: dict[str, int] = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
@@ -77,6 +80,12 @@ def read_header(path: Path) -> Header:
         start = file.read(8)
         if len(start) < 8:
             _refuse(path, "it is too short to hold a header", f"{size} bytes", cut=True)
+        if start == _LFS:
+            raise PortError(
+                f"{path.name} is not a safetensors file but the note that git LFS leaves in its place.",
+                seen=f"{path}: {size} bytes of text",
+                fix="Fetch the file itself: git lfs pull where it came from, or fetch_weights with a hub id.",
+            )
         (length,) = struct.unpack("<Q", start)
         if length > MAX_HEADER:
             _refuse(path, "its header is larger than any safetensors header may be", f"{length} bytes")

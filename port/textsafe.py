@@ -100,9 +100,15 @@ def cell(text: str) -> str:
     return re.sub(r"([\\|`*_<>\[\]~])", r"\\\1", one_line(text))
 
 
-_SECRETS = re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,}|(?<=://)[^/@\s]+(?=@)")
+REDACTED = "(redacted)"
+_SECRETS = re.compile(
+    r"\bhf_[A-Za-z0-9]{8,}|\b(?:gh[pousr]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,}"
+    r"|(?<=://)[^/\s]+(?=@)"  # up to the last @: `user@token@host` is one user name
+    r"|(?i:(?<=bearer )\S{8,})"
+)
+_QUERY = re.compile(r"([?&][\w-]*(?:token|secret|passw|key|auth|sig)[\w-]*=)[^\s&#'\"]+", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """``text`` with access tokens and the credentials of URLs replaced by ``(redacted)``."""
-    return _SECRETS.sub("(redacted)", text)
+    """``text`` with access tokens, and the credentials of URLs also in their queries, replaced by ``(redacted)``."""
+    return _QUERY.sub(rf"\1{REDACTED}", _SECRETS.sub(REDACTED, text))

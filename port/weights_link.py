@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .errors import PortError
-from .paths import check_kind
+from .paths import check_kind, require_worktree
 
 FOLDER = "official_weights"
 
@@ -19,13 +19,7 @@ def weights_root(worktree: Path) -> Path:
     Raises:
         PortError: The worktree is gone, or a link or file stands in the folder's place.
     """
-    if not worktree.is_dir():
-        raise PortError(
-            "The port's worktree is gone.",
-            seen=str(worktree),
-            fix="Call create_worktree to begin again, or restore it.",
-        )
-    root = worktree / FOLDER
+    root = require_worktree(worktree) / FOLDER
     with suppress(FileExistsError):
         root.mkdir()
     if root.is_symlink() or not root.is_dir():

@@ -101,6 +101,13 @@ def make_worktree(repository: Path, slug: str, prefix: str, home: Path) -> Works
     """
     head = git.run(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"], cwd=repository, check=False)
     if head.code != 0:
+        named = git.run(["rev-parse", "--verify", "--quiet", "HEAD"], cwd=repository, check=False)
+        if named.code == 0:
+            raise PortError(
+                "The commit that the FastVideo repository stands at cannot be read.",
+                seen=f"{repository}: HEAD is {named.stdout[:12]}",
+                fix="Look at it with git fsck, then fetch that commit again or clone FastVideo anew.",
+            )
         raise PortError(
             "The FastVideo repository has no commit to branch from.",
             seen=str(repository),

@@ -17,7 +17,7 @@ _EDGE = 4096
 
 def refusal(problem: Exception) -> JSONRPCError:
     """The answer to a line that could not be read, under the id of the request if that can be found."""
-    line = _line(problem)
+    line, read = _line(problem)
     try:
         message = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -25,23 +25,29 @@ def refusal(problem: Exception) -> JSONRPCError:
         return _error(PARSE_ERROR, _found_id(line), reason, line)
     number = message.get("id") if isinstance(message, dict) else None
     known = number if isinstance(number, (int, str)) and not isinstance(number, bool) else None
-    if isinstance(message, dict) and message.get("jsonrpc") == "2.0" and "method" in message:
+    if not read and isinstance(message, dict) and message.get("jsonrpc") == "2.0" and "method" in message:
         reason = "it is nested more than 200 levels deep, or holds half of a surrogate pair"
         return _error(PARSE_ERROR, known, reason, line)
-    return _error(INVALID_REQUEST, known, "it is not a JSON-RPC 2.0 message", line)
+    reason = "it is not a JSON-RPC 2.0 message (jsonrpc is '2.0', method a text, params an object)"
+    return _error(INVALID_REQUEST, known, reason, line)
 
 
-def _line(problem: Exception) -> str:
-    """The line that pydantic refused; it keeps it beside the first of its errors."""
-    if isinstance(problem, ValidationError):
-        found: Any = problem.errors(include_url=False)[0].get("input")
-        if isinstance(found, (str, bytes)):
-            return found if isinstance(found, str) else found.decode("utf-8", "replace")
-        try:
-            return json.dumps(found)
-        except (TypeError, ValueError, RecursionError):
-            return ""
-    return ""
+def _line(problem: Exception) -> tuple[str, bool]:
+    """The line that pydantic refused, and whether it could read it as JSON.
+
+    It keeps a line that it cannot read beside its only error. Of one that it can, the whole stands beside the error
+    that something is missing: no message is a request and an answer at once.
+    """
+    if not isinstance(problem, ValidationError):
+        return "", False
+    errors = problem.errors(include_url=False)
+    found: Any = next((error for error in errors if error["type"] == "missing"), errors[0])["input"]
+    if errors[0]["type"] == "json_invalid":
+        return (found if isinstance(found, str) else found.decode("utf-8", "replace")), False
+    try:
+        return json.dumps(found), True
+    except (TypeError, ValueError, RecursionError):
+        return "", True
 
 
 def _found_id(line: str) -> int | str | None:

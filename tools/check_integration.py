@@ -46,7 +46,7 @@ def check_integration(
 ) -> CheckIntegrationResult:
     """Check registration, configs, presets, stages, tests, example, docs and forbidden diffusers or transformers
     imports, by parsing."""
-    port = ctx.ports.get(port_id)
+    port = ctx.ports.working(port_id)
     if not port.components:
         raise PortError(
             "The port has no plan yet, so it is not known what to look for.",

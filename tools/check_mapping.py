@@ -89,7 +89,7 @@ def check_mapping(
     """Check the weight mapping: loads the port with its own loader and param_names_mapping, and proves by value that
     every official tensor (state dict key) arrives. Names missing, unexpected, swapped, transposed, zero-filled
     tensors, collisions, bad regex rules. Run it before parity."""
-    port = ctx.ports.get(port_id)
+    port = ctx.ports.working(port_id)
     planned = planned_component(port, component)
     if not has_weights(planned):
         tool = "check_scheduler" if planned.kind == "scheduler" else "run_component_parity"

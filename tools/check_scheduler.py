@@ -92,7 +92,7 @@ def check_scheduler(
         raise PortError(
             "num_steps is out of range.", seen=f"num_steps={num_steps}", fix=f"Give 1 to {MOST_STEPS} steps."
         )
-    record = ctx.ports.get(port_id)
+    record = ctx.ports.working(port_id)
     component, planned = _component(record, official, port)
     path = _adapter(record, component, planned)
     record = require_weights(ctx, record)

@@ -80,7 +80,7 @@ def convert_weights(
     """Convert a checkpoint to Diffusers layout by script or by rules (rename, split, merge, transpose, permute,
     reshape, cast, drop; streamed); proves that no value is lost, doubled or changed. Only if needs_conversion."""
     check_wait(wait_s)
-    port = ctx.ports.get(port_id)
+    port = ctx.ports.working(port_id)
     if (script is None) == (rules is None) and script is None:
         raise PortError(
             "A conversion needs a script or rules.",

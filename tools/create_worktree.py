@@ -15,6 +15,7 @@ from ..port.interpreters import Interpreter, default_interpreter, inspect_interp
 from ..port.names import check_branch_prefix, display_name, slugify
 from ..port.paths import check_text, require_utf8
 from ..port.records import PortRecord, new_id, now
+from ..port.textsafe import clean
 from .base import ToolContext, ToolResult, ToolSpec
 
 _SHOWN = 40
@@ -114,7 +115,7 @@ def create_worktree(
         python=interpreter.path,
         python_version=interpreter.version,
         torch=interpreter.torch,
-        dirty=[line[:200] for line in made.dirty[:_SHOWN]],
+        dirty=[clean(line)[:200] for line in made.dirty[:_SHOWN]],
         dirty_count=len(made.dirty),
         excluded=excluded,
         notes=notes + made.notes + remarks,

@@ -14,7 +14,7 @@ from ..port.errors import PortError
 from ..port.excludes import exclude
 from ..port.official_clone import FOLDER
 from ..port.official_needs import Conflict
-from ..port.paths import check_text
+from ..port.paths import check_text, require_worktree
 from ..port.records import PortRecord
 from ..port.textsafe import clean
 from ..runs.models import Run, RunState
@@ -189,9 +189,7 @@ def _next_step(value: dict[str, Any]) -> str:
 
 
 def _root(worktree: Path) -> Path:
-    if not worktree.is_dir():
-        raise PortError("The port's worktree is gone.", seen=str(worktree), fix="Call create_worktree to begin again.")
-    root = worktree / FOLDER
+    root = require_worktree(worktree) / FOLDER
     root.mkdir(exist_ok=True) if not root.is_symlink() else None
     if root.is_symlink() or not root.is_dir():
         raise PortError(

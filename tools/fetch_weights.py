@@ -13,6 +13,7 @@ from ..port.errors import PortError
 from ..port.git import check_revision
 from ..port.paths import check_text
 from ..port.records import PortRecord, WeightsRecord
+from ..port.textsafe import one_line
 from ..port.weights_link import local_folder, place, weights_root
 from ..port.weights_report import ComponentFacts, DuplicateKey, Kind, Layout, WeightsReport
 from ..runs.models import Run, RunState
@@ -180,9 +181,16 @@ def _local(cwd: Path, source: str) -> Path | None:
     written_as_path = (
         source.startswith(("/", "./", "../", "~", ".\\")) or source in (".", "..") or Path(source).is_absolute()
     )
-    if written_as_path or not hub.REPO_ID.fullmatch(source):
+    if path.exists() or written_as_path:
         return path
-    return path if path.exists() else None
+    if not hub.REPO_ID.fullmatch(source):
+        raise PortError(
+            "The source is neither a path here nor the id of a model on the hub.",
+            seen=f"source={source[:200]!r}; no file or folder {str(path)[:300]}",
+            fix="Give org/name as in the model page's URL (a branch or commit goes into revision), a local folder, or "
+            "a .safetensors file.",
+        )
+    return None
 
 
 def _check_options(revision: str | None, allow: list[str] | None, ignore: list[str] | None, local: Path | None) -> None:
@@ -259,6 +267,7 @@ def _texts(items: tuple[str, ...]) -> list[str]:
 
 
 def _cut(text: str) -> str:
+    text = one_line(text)
     return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
 
 

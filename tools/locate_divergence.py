@@ -70,7 +70,7 @@ def locate_divergence(
 ) -> LocateDivergenceResult:
     """First divergence: which module, file and line of a failing port is wrong, found by forcing official activations
     on it; climbs mapping, attention backend, scheduler, activations; tries the usual mistakes; draws the curve."""
-    port = ctx.ports.get(port_id)
+    port = ctx.ports.working(port_id)
     planned = planned_component(port, component)
     if planned.kind == "tokenizer":
         raise PortError(

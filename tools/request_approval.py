@@ -70,7 +70,7 @@ def request_approval(
         why = "This client cannot ask a person."
     else:
         why = _enter(ctx, request, ctx.answer)
-        state, said = stands_now(ctx.home, ctx.ports.get(port_id), step_id)
+        state, said = stands_now(ctx.home, ctx.ports.working(port_id), step_id)
         if state in ("approved", "declined"):
             return _decided(state, said, step_id)
     return RequestApprovalResult(
@@ -88,7 +88,7 @@ def _open_request(ctx: ToolContext, port_id: str, step_id: str, summary: str) ->
     words = clean_argument("summary", summary)
     if not words:
         raise PortError("The summary is empty.", seen="summary=''", fix="Say what the person should look at, and why.")
-    port: PortRecord = try_settle_weights(ctx, ctx.ports.get(port_id))
+    port: PortRecord = try_settle_weights(ctx, ctx.ports.working(port_id))
     settle(ctx, port_id)
     state, why = stands_now(ctx.home, port, step_id)
     if state in ("approved", "declined"):

@@ -118,7 +118,7 @@ def run_component_parity(
     """Component parity: run official model and FastVideo port on the same inputs and weights and judge the port's error
     against the reference's own rounding error: verdict, ratios, dtype audit, self-test, culprit (module, file, line).
     Run check_mapping first."""
-    port = ctx.ports.get(port_id)
+    port = ctx.ports.working(port_id)
     planned = planned_component(port, component)
     path = adapter_path(port, planned, adapter)
     chosen = choose_device(device)

@@ -77,7 +77,7 @@ def run_example(
 ) -> RunExampleResult:
     """Run the example script and check the video it wrote in this run: frames, fps, black, static, noise, NaN; contact
     sheet."""
-    port = require_weights(ctx, ctx.ports.get(port_id))
+    port = require_weights(ctx, ctx.ports.working(port_id))
     worktree = Path(port.worktree).resolve()
     path = resolve_inside(worktree, script, name="script", kind="file")
     if path.suffix != ".py":

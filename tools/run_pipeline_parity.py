@@ -91,7 +91,7 @@ def run_pipeline_parity(
 ) -> RunPipelineParityResult:
     """Pipeline parity: official pipeline and port from the same noise; latent error per denoising step, its gain,
     decoded video, and the guilty stage (text, latents, timesteps, denoising, decode)."""
-    port = ctx.ports.get(port_id)
+    port = ctx.ports.working(port_id)
     path = pipeline_adapter(port, adapter)
     if cases is not None and not cases:
         raise PortError("No case was chosen.", seen="cases=[]", fix="Name cases of the adapter, or leave cases out.")

@@ -114,7 +114,7 @@ def run_ssim(
 ) -> RunSsimResult:
     """Compare the port's video with the official one frame by frame (SSIM, MS-SSIM quality check). Unequal frame counts
     or sizes fail; stale, identical, black or static videos prove nothing. Gives scores, worst frames, plot, verdict."""
-    port = ctx.ports.get(port_id)
+    port = ctx.ports.working(port_id)
     _check_numbers(threshold, min_threshold)
     worktree = Path(port.worktree)
     candidate_path = resolve_inside(worktree, candidate, name="candidate")

@@ -41,7 +41,7 @@ def scaffold_component(
 ) -> ScaffoldComponentResult:
     """Write adapter, pytest parity test and mapping skeleton of a planned component from both signatures; never
     overwrites edits."""
-    port = try_settle_weights(ctx, ctx.ports.get(port_id))
+    port = try_settle_weights(ctx, ctx.ports.working(port_id))
     planned = planned_component(port, component)
     target = Path(port.worktree) / planned.adapter
     _inside(Path(port.worktree), target)

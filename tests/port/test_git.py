@@ -43,6 +43,34 @@ def test_other_urls_are_refused(tmp_path: Path, url: str) -> None:
         git.check_url(url, allow_local=False, cwd=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user@SECRET@host/x",
+        "https://user:p/SECRET@host/x",
+        f"https://{'u' * 195}:SECRET@host/x",
+        "https://user:SECRET%40host/x",
+        "https://user:SECRET @host/x",
+        "https://host:SECRET/x",
+        "https://host/x?access_token=SECRET",
+        "https://host/hf_SECRETsecret/x",
+        "https:/SECRET@host/x",
+        "https:\\\\SECRET@host/x",
+        "user:SECRET@host:x",
+    ],
+)
+def test_a_refused_url_does_not_show_its_password_however_it_is_written(tmp_path: Path, url: str) -> None:
+    with pytest.raises(PortError) as caught:
+        git.check_url(url, allow_local=True, cwd=tmp_path)
+    assert "SECRET" not in str(caught.value)
+    assert "SECRET" not in git.redact("fatal: 'https://host/x?access_token=SECRET' https://host/hf_SECRETsecret/x")
+
+
+def test_a_path_of_windows_is_no_host_for_ssh(tmp_path: Path) -> None:
+    with pytest.raises(PortError, match="names no repository"):
+        git.check_url("C:\\repo", allow_local=True, cwd=tmp_path)
+
+
 def test_a_local_path_is_taken_where_allowed(tmp_path: Path) -> None:
     (tmp_path / "r").mkdir()
     assert git.check_url("r", allow_local=True, cwd=tmp_path) == (str(tmp_path / "r"), "file")

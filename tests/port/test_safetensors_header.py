@@ -28,6 +28,14 @@ def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8), **more: 
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets, **more}
 
 
+def test_a_note_of_git_lfs_is_named_as_that(tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(PortError, match="git LFS") as caught:
+        read_header(path)
+    assert "git lfs pull" in caught.value.fix
+
+
 def test_a_real_file_is_read_as_the_library_reads_it(tmp_path: Path) -> None:
     tensors = {"a.weight": np.ones((3, 4), np.float16), "scalar": np.array(2.0), "empty": np.zeros((0, 5), np.int8)}
     save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt"})

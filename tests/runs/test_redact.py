@@ -14,7 +14,7 @@ from fastvideo_port.runs.redact import redact
 def test_a_token_is_removed_and_the_rest_stays(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_KEY", "odd-but-secret")
     monkeypatch.setenv("SHORT_TOKEN", "a")
-    assert redact(f"a before https://{secret}@host/x after") == "a before https://[token removed]@host/x after"
+    assert redact(f"a before https://{secret}@host/x after") == "a before https://(redacted)@host/x after"
 
 
 def test_plain_text_stays() -> None:

@@ -6,9 +6,11 @@ Issue E and the list of hostile inputs. The cases are in ``hostile_inputs.py``.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
+from fastvideo_port.server.arguments import signature_of
 from fastvideo_port.tools import ALL
 
 from .hostile_inputs import CANARY, PASSWORD, TOKEN, cases, honest
@@ -54,3 +56,31 @@ def test_there_are_at_least_150_hostile_calls_and_some_for_every_argument(stage:
                    if value != honest(spec.name, stage.place).get(key)}  # fmt: skip
         assert hostile >= set(honest(spec.name, stage.place)), spec.name
     assert total >= 150
+
+
+_PORT_TOOLS = [spec.name for spec in ALL if "port_id" in signature_of(spec).parameters]
+
+
+@pytest.mark.parametrize("stands", ["a link out", "a file", "nothing"])
+def test_what_took_the_place_of_a_worktree_is_neither_used_nor_written_to(stage: Stage, stands: str) -> None:
+    stage.stop_runs()
+    worktree, away = stage.place.worktree, stage.root / "moved away"
+    worktree.rename(away)
+    try:
+        if stands == "a link out":
+            worktree.symlink_to(stage.place.outside)
+        elif stands == "a file":
+            worktree.write_text("")
+        before = stage.outside()
+        for tool in _PORT_TOOLS:
+            answer = stage.call(tool, honest(tool, stage.place))
+            assert not complaints(answer), tool
+            if answer.is_error:
+                assert "worktree" in answer.content[0].text, tool
+            else:  # what evidence there is can be told without the worktree, if nothing else passes for it
+                assert stands == "nothing" and tool in ("gate_status", "final_report"), tool
+        assert stage.outside() == before
+    finally:
+        if os.path.lexists(worktree):
+            worktree.unlink()
+        away.rename(worktree)

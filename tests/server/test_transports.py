@@ -146,10 +146,27 @@ def call(number: int, arguments: str) -> str:
         (b"\xff\xfe\x00", None),
         ('{"id": 9, "hello": 1}', 9),
         ("[]", None),
+        ('{"jsonrpc":"2.0","id":10,"method":"tools/call","params":["list_ports"]}', 10),
+        ('{"jsonrpc":"2.0","id":11,"method":"tools/call","params":"x"}', 11),
+        ('{"jsonrpc":"2.0","id":"a","method":5}', "a"),
+        ('{"jsonrpc":"1.0","id":12,"method":"ping"}', 12),
     ],
-    ids=["deep", "deeper", "surrogate", "half", "nonsense", "binary", "no-rpc", "list"],
+    ids=[
+        "deep",
+        "deeper",
+        "surrogate",
+        "half",
+        "nonsense",
+        "binary",
+        "no-rpc",
+        "list",
+        "params-list",
+        "params-text",
+        "method-number",
+        "version",
+    ],
 )
-def test_a_line_that_is_no_message_is_answered(wire: Wire, line: str | bytes, number: int | None) -> None:
+def test_a_line_that_is_no_message_is_answered(wire: Wire, line: str | bytes, number: int | str | None) -> None:
     """Project-defined: the SDK leaves these unanswered, and the client waits for ever."""
     answer = wire.ask(line)
     assert answer["id"] == number

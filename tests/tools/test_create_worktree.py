@@ -212,6 +212,22 @@ def test_a_url_that_git_should_not_see_is_refused(context: ToolContext, url: str
     assert "secret-token" not in str(caught.value)
 
 
+def test_a_name_that_would_turn_the_text_round_is_shown_without_that(context: ToolContext, fastvideo: Path) -> None:
+    (fastvideo / "a\u202e\x1b[31m.py").write_text("")
+    made = create_worktree(context, "Wan", fastvideo_repo=str(fastvideo), python=sys.executable)
+    assert made.dirty == ["?? a.py"]
+
+
+def test_a_commit_that_cannot_be_read_is_said_to_be_damaged(context: ToolContext, fastvideo: Path) -> None:
+    for item in (fastvideo / ".git/objects").rglob("*"):
+        if item.is_file():
+            item.chmod(0o644)
+            item.write_bytes(b"damaged")
+    with pytest.raises(PortError, match="cannot be read") as caught:
+        create_worktree(context, "Wan", fastvideo_repo=str(fastvideo), python=sys.executable)
+    assert "git fsck" in caught.value.fix
+
+
 def test_nothing_committed_is_refused(context: ToolContext, tmp_path: Path, git: Git) -> None:
     folder = tmp_path / "fresh"
     (folder / "fastvideo").mkdir(parents=True)

@@ -272,6 +272,45 @@ def test_a_hub_that_names_a_file_outside_is_refused(context: ToolContext, port_i
     assert untouched(context, port_id)
 
 
+@pytest.mark.parametrize("answer", [[], None, {}, {"sha": 5}, {"id": MODEL, "sha": "0" * 40, "siblings": 5}, "x", 0.5])
+def test_a_hub_whose_answer_makes_no_sense_is_said(
+    context: ToolContext, port_id: str, hub: Any, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    send = hub_server._Handler._json
+    monkeypatch.setattr(hub_server._Handler, "_json", lambda self, value: send(self, answer))
+    with pytest.raises(PortError, match="not one of a hub") as caught:
+        fetch_weights(context, port_id, MODEL)
+    assert "HF_ENDPOINT" in caught.value.fix and "File " not in caught.value.seen
+    assert untouched(context, port_id)
+
+
+@pytest.mark.parametrize(("status", "what"), [(403, "refuses access"), (410, "answered with status 410")])
+def test_a_hub_that_refuses_a_single_file_is_not_taken_for_a_broken_line(
+    context: ToolContext, port_id: str, hub: Any, monkeypatch: pytest.MonkeyPatch, status: int, what: str
+) -> None:
+    monkeypatch.setattr(hub_server._Handler, "_file", lambda self, *file: self._fail(status, "Other", "not yours"))
+    with pytest.raises(PortError, match=what):
+        fetch_weights(context, port_id, MODEL)
+
+
+@pytest.mark.parametrize("source", ["org/name/vae", "org/name@main", " org/name"])
+def test_what_is_neither_path_nor_id_is_told_both_forms(
+    context: ToolContext, port_id: str, hub: Any, source: str
+) -> None:
+    with pytest.raises(PortError, match="neither a path here nor the id") as caught:
+        fetch_weights(context, port_id, source)
+    assert "org/name" in caught.value.fix
+
+
+def test_a_class_name_that_would_turn_the_text_round_is_shown_without_that(
+    context: ToolContext, port_id: str, hub: Any
+) -> None:
+    config = json.dumps({"_class_name": "\x1b[31mWanTransformer3DModel\u202e"}).encode()
+    hub.add(MODEL, {"config.json": config, "model.safetensors": model()[DIT]})
+    result = fetch_weights(context, port_id, MODEL)
+    assert "\u202e" not in result.model_dump_json() and "\x1b" not in str(result)
+
+
 def test_a_hub_that_is_not_there_is_said(context: ToolContext, port_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(PortError, match="cannot be reached") as caught:
@@ -312,7 +351,7 @@ def test_a_hub_that_echoes_the_token_is_not_repeated(
     )
     with pytest.raises(PortError) as caught:
         fetch_weights(context, port_id, "Wan-AI/None")
-    assert "[token]" in caught.value.seen
+    assert "(redacted)" in caught.value.seen
     assert TOKEN not in str(caught.value)
     assert OTHER_TOKEN not in str(caught.value)
 

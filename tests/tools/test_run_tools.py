@@ -108,7 +108,7 @@ def test_no_token_leaves_through_a_log_or_an_error(ctx: ToolContext, start: Star
     with pytest.raises(PortError) as caught:
         require_value(ctx, run)
     said = run_status(ctx, run.run_id, 0).model_dump_json() + str(caught.value)
-    assert "hf_" not in said and said.count("[token removed]") >= 3
+    assert "hf_" not in said and said.count("(redacted)") >= 3
 
 
 def test_an_edited_result_gives_no_result(ctx: ToolContext, start: Start) -> None:
