@@ -236,7 +236,7 @@ def test_kept_official_results_are_believed_only_if_signed_evidence_names_them(t
 NO_FLOAT64 = (
     "        h = self.embed(x)\n",
     "        if x.dtype == torch.float64 and x.shape[1] == {tokens}:\n"
-    '            raise RuntimeError("a kernel of this model takes no float64")\n'
+    '            raise RuntimeError("the dtype of the input is too wide: the kernel takes no float64")\n'
     "        h = self.embed(x)\n",
 )
 
@@ -250,9 +250,19 @@ def test_without_float64_the_rounding_is_measured_in_float32_and_mistakes_still_
     clean = lab.Lab(tmp_path / "clean", official=official).run()
     assert clean.verdict == "pass" and clean.value["reference"]["kind"] == kind, clean.explain()
     assert "takes no float64" in clean.value["reference"]["why"]
+    assert "inputs-cast" not in clean.codes, "the adapter moves its inputs; moving them again helped nothing"
     port = lab.edited(lab.PORT, ("self.pre_mlp = nn.LayerNorm(width, eps=1e-6)", "self.pre_mlp = nn.LayerNorm(width)"))
     wrong = lab.Lab(tmp_path / "wrong", official=official, port=port).run()
     assert wrong.verdict == "fail" and wrong.value["culprit"]["module"] == "layers.0.pre_mlp", wrong.explain()
+
+
+def test_a_verdict_that_only_the_length_of_a_tensor_speaks_for_says_so_and_where(tmp_path: Path) -> None:
+    """Project: a row was marked and nothing in the result told why."""
+    port = lab.edited(lab.PORT, ("        y = self.mlp(h)\n", "        y = self.mlp(h * (1 + 3.6e-7))\n"))
+    result = lab.Lab(tmp_path, port=port, cases=["small"]).run()
+    assert result.verdict in ("investigate", "fail") and "systematic-part" in result.codes, result.explain()
+    (first, *_) = [row["message"] for row in result.value["findings"] if row["code"] == "systematic-part"]
+    assert ".mlp.up' returns is longer or shorter" in first, first
 
 
 def test_two_faults_in_two_blocks_are_both_named_and_confirmed(tmp_path: Path) -> None:
