@@ -63,6 +63,7 @@ class Comparison:
 
     Attributes:
         mispaired: Port modules whose pairs turned out to be none (see `boundaries`).
+        other_masks: `Forcer.other_masks` of a port upon which official tensors were forced.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Comparison:
                 index = call.outputs[place][1]
                 self._lengths[index] = max(self._lengths.get(index, 0.0), share)
         self.mispaired: set[str] = set()
+        self.other_masks: set[tuple[str, int, str]] = set()
 
     def _align(self) -> dict[int, int]:
         """Reference tensor -> the same boundary's tensor in the official float32 trace.
@@ -221,6 +223,13 @@ class Comparison:
             return a == b
         return sketch_distance(first, second) <= _SAME or same_values_in_any_order(first, second, _SAME)
 
+    def forced_alike(self, trace: Trace, a: int, b: int) -> bool:
+        """Whether two tensors of a forced trace hold the same values in this order; what is forced is a copy."""
+        first, second = trace.tensors[a], trace.tensors[b]
+        if a == b or first.elements != second.elements or first.non_finite != second.non_finite:
+            return a == b
+        return sketch_distance(first, second) <= _SAME
+
     def _same(self, a: int, b: int) -> bool:
         """Whether two tensors of the reference are one; a cast or a view in between makes another of it."""
         first, second = self.reference.tensors[a], self.reference.tensors[b]
@@ -265,6 +274,14 @@ class Comparison:
         if index not in self._explained:
             self._explained[index] = self._explain(self.port.tensors[index])
         return self._explained[index]
+
+    def as_it_stands(self, index: int) -> bool:
+        """Whether a port tensor is equal to an official one within the noise, in this order."""
+        official = self.explained(index)
+        if official is None:
+            return False
+        distance = sketch_distance(self.port.tensors[index], self.reference.tensors[official])
+        return ratio(distance, self.reference_error(official)) <= BOUNDARY_PASS
 
     def only_one_in_order(self, first: int, second: int) -> bool:
         """Whether port tensor ``first`` is an official one as it stands, and ``second`` that one in another order."""
