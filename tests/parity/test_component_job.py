@@ -265,6 +265,49 @@ def test_a_verdict_that_only_the_length_of_a_tensor_speaks_for_says_so_and_where
     assert ".mlp.up' returns is longer or shorter" in first, first
 
 
+def test_a_module_whose_weights_nothing_depends_on_comes_before_the_code_that_uses_its_result(tmp_path: Path) -> None:
+    """Project: one block's modulation was handed to others; each was accused, and not the model that mixed them up."""
+    two = (
+        "width, channels)\n\n    def ",
+        "width, channels)\n        self.early, self.late = made(width), made(width)\n\n    def ",
+    )
+    made = ("class {}(nn.Module)", "def made(width):\n    return nn.Linear(width, 2 * width)\n\n\nclass {}(nn.Module)")
+    both = "        made = [self.early(temb), self.late(temb), self.late(temb)]\n"
+    official = lab.edited(
+        lab.OFFICIAL,
+        two,
+        tuple(text.format("Attention") for text in made),
+        (
+            "def forward(self, x, temb, mask):\n",
+            "def forward(self, x, temb, mask, extra):\n        a, b = extra[:, None].chunk(2, -1)\n",
+        ),
+        ("* (1 + scale_a) + shift_a", "* (1 + scale_a + a) + shift_a + b"),
+        (
+            "        for block in self.blocks:\n            h = block(h, temb, mask)",
+            both + "        for block, extra in zip(self.blocks, made):\n            h = block(h, temb, mask, extra)",
+        ),
+    )
+    port = lab.edited(
+        lab.PORT,
+        two,
+        tuple(text.format("SelfAttention") for text in made),
+        ("def forward(self, x, temb, mask):\n", "def forward(self, x, temb, mask, extra):\n        a, b = extra\n"),
+        ("h = torch.addcmul(shift_a, h, 1 + scale_a)", "h = torch.addcmul(shift_a + b, h, 1 + scale_a + a)"),
+        ("    param_names_mapping = {", '    param_names_mapping = {\n        r"^(early|late)\\.(.*)$": r"\\1.\\2",'),
+        (
+            "        for layer in self.layers:\n            h = layer(h, temb, mask)",
+            both + "        for layer, extra in zip(self.layers, made):\n"
+            "            h = layer(h, temb, mask, extra[:, None].chunk(2, -1))",
+        ),
+    )
+    right = lab.Lab(tmp_path / "right", official=official, port=port, cases=["small"]).run()
+    assert right.verdict == "pass", right.explain()
+    port = lab.edited(port, (both, both.replace("self.late", "self.early")))
+    value = lab.Lab(tmp_path / "wrong", official=official, port=port, cases=["small"]).run().value
+    assert (value["culprit"]["module"], value["culprit"]["kind"]) == ("", "glue"), value["culprits"]
+    assert "'late' and never calls" in value["culprit"]["why"] and len(value["culprits"]) > 1, value["culprits"]
+
+
 def test_two_faults_in_two_blocks_are_both_named_and_confirmed(tmp_path: Path) -> None:
     """Issue C: several independent faults are reported in order, not only the first; here among 30 blocks."""
     port = lab.edited(
