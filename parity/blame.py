@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .boundaries import Boundary, Comparison
+from .passing import NEAR
 from .proof import Proof
 from .sketch import Fingerprint, same_values_in_any_order, sketch_distance
 from .trace import Call, Trace
@@ -262,7 +263,7 @@ class Blame:
         other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
         if other is None:
             return None
-        strange_ids = self._other_ids(call, other)
+        strange_ids = self._other_ids(call, other) or self._other_masks(call, other)
         if strange_ids:
             return strange_ids
         mine = self._floats(self.comparison.port, call)
@@ -294,7 +295,26 @@ class Blame:
             if self.comparison.port.tensors[a].elements > 1
         ]
         found = [a for name, a in large if name in theirs and self._is_another(a, theirs[name])]
+        known = {theirs[name] for name, _ in large if name in theirs}
+        rest = [b for _, b in other.inputs if b not in known]
+        found += self._near_misses([a for name, a in large if name not in theirs], rest)
         return found or None
+
+    def _near_misses(self, mine: list[int], theirs: list[int]) -> list[int]:
+        """Inputs that are nearly one of the counterpart's, under another name, and none of them."""
+        found = []
+        for a in mine:
+            if "float" not in self.comparison.port.tensors[a].dtype:
+                continue
+            near = []
+            for b in theirs:
+                errors = self.comparison.errors(a, b)
+                if errors is not None and errors[0] < NEAR:
+                    near.append((errors[0], b))
+            if near and self._is_another(a, min(near)[1]) and self.comparison.explained(a) is None:
+                found.append(a)
+                self.expected[a] = min(near)[1]
+        return found
 
     def _is_another(self, a: int, b: int) -> bool | None:
         """Whether an input differs from its counterpart; none when the two cannot be compared."""
@@ -317,6 +337,33 @@ class Blame:
             for (_, index), a, b in zip(call.inputs, mine, theirs, strict=True)
             if "int" in a.dtype and "int" in b.dtype and a.elements == b.elements > 1 and sketch_distance(a, b) > 0
         ]
+
+    def _other_masks(self, call: Call, other: Call) -> list[int]:
+        """Masks that keep out other positions than the counterpart's: additive ones, and boolean ones of one sense."""
+        theirs = dict(other.inputs)
+        found = []
+        for name, a in call.inputs:
+            mine, b = self.comparison.port.tensors[a], theirs.get(name)
+            wrong = (call.module, call.occurrence, name) in self.comparison.other_masks
+            if b is not None and mine.dtype == self.comparison.reference.tensors[b].dtype == "bool":
+                official = self.comparison.reference.tensors[b]
+                inverted = mine.moments[0] + official.moments[0] == mine.elements  # may be a convention
+                wrong = mine.elements == official.elements and not inverted and sketch_distance(mine, official) > 0
+            if wrong and b is not None:
+                found.append(a)
+                self.expected[a] = b
+        return found
+
+    def keeps_out_others(self, call: Call, wrong: list[int]) -> bool:
+        """Whether these inputs of a call are masks that `misplaced` found to keep out other positions."""
+        masks = [
+            tensor
+            for name, tensor in call.inputs
+            if (call.module, call.occurrence, name) in self.comparison.other_masks
+        ]
+        return bool(wrong) and all(
+            tensor in masks or self.comparison.port.tensors[tensor].dtype == "bool" for tensor in wrong
+        )
 
     def passed_on(self, call: Call, parent: Call) -> bool:
         """Whether the strange inputs of a first call are the caller's own inputs, in the same places."""

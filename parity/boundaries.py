@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -47,14 +48,32 @@ class Boundary:
     bias: float
 
 
+Returned = tuple[str, int, int]
+"""Module, occurrence of its call, place among what it returned."""
+
+
 class Comparison:
     """Three traces of one input: the port's (float32), the official one (float32) and the reference.
 
+    Args:
+        port, official, reference: The traces.
+        pairs: Port module -> its official counterpart.
+        lengths: What the official rounding does to lengths over all inputs, as `official_lengths` returns it; of this
+            input alone if not given.
+
     Attributes:
         mispaired: Port modules whose pairs turned out to be none (see `boundaries`).
+        other_masks: `Forcer.other_masks` of a port upon which official tensors were forced.
     """
 
-    def __init__(self, port: Trace, official: Trace, reference: Trace, pairs: dict[str, Pair]) -> None:
+    def __init__(
+        self,
+        port: Trace,
+        official: Trace,
+        reference: Trace,
+        pairs: dict[str, Pair],
+        lengths: Mapping[Returned, float] | None = None,
+    ) -> None:
         self.port = port
         self.official = official
         self.reference = reference
@@ -69,7 +88,14 @@ class Comparison:
         self.official_calls = {(call.module, call.occurrence): call for call in official.calls}
         self.reference_calls = {(call.module, call.occurrence): call for call in reference.calls}
         self._twins = self._align()
+        self._lengths: dict[int, float] = {}
+        for (module, occurrence, place), share in (lengths or {}).items():
+            call = self.reference_calls.get((module, occurrence))
+            if call is not None and place < len(call.outputs):
+                index = call.outputs[place][1]
+                self._lengths[index] = max(self._lengths.get(index, 0.0), share)
         self.mispaired: set[str] = set()
+        self.other_masks: set[tuple[str, int, str]] = set()
 
     def _align(self) -> dict[int, int]:
         """Reference tensor -> the same boundary's tensor in the official float32 trace.
@@ -124,14 +150,17 @@ class Comparison:
 
         Rounding errors point anywhere, so they change the length of a tensor of ``n`` elements by only
         ``error / sqrt(n)``; a wrong epsilon or scale changes it by the whole error. That makes small systematic
-        mistakes visible below the noise of single elements.
+        mistakes visible below the noise of single elements. Errors that a large tensor inherits from a small one
+        (upsampled frames, statistics of a norm) have fewer directions than it has elements: what the official rounding
+        does to its length for any of the inputs counts as what rounding can do.
         """
         mine, theirs = self.port.tensors[port_index], self.reference.tensors[reference_index]
         if not theirs.norm or mine.non_finite or theirs.non_finite:
             return 0.0
         twin = self._twins.get(reference_index)
         own = abs(self.official.tensors[twin].norm / theirs.norm - 1) if twin is not None else 0.0
-        spread = 4 * max(self.reference_error(reference_index), UNIT) / math.sqrt(theirs.elements)
+        error = max(self.reference_error(reference_index), UNIT)
+        spread = error * max(4 / math.sqrt(theirs.elements), self._lengths.get(reference_index, 0.0))
         return abs(mine.norm / theirs.norm - 1) / max(own, spread, UNIT / 4)
 
     def boundaries(self, *, keep_mispaired: bool = False) -> list[Boundary]:
@@ -194,6 +223,13 @@ class Comparison:
             return a == b
         return sketch_distance(first, second) <= _SAME or same_values_in_any_order(first, second, _SAME)
 
+    def forced_alike(self, trace: Trace, a: int, b: int) -> bool:
+        """Whether two tensors of a forced trace hold the same values in this order; what is forced is a copy."""
+        first, second = trace.tensors[a], trace.tensors[b]
+        if a == b or first.elements != second.elements or first.non_finite != second.non_finite:
+            return a == b
+        return sketch_distance(first, second) <= _SAME
+
     def _same(self, a: int, b: int) -> bool:
         """Whether two tensors of the reference are one; a cast or a view in between makes another of it."""
         first, second = self.reference.tensors[a], self.reference.tensors[b]
@@ -239,6 +275,14 @@ class Comparison:
             self._explained[index] = self._explain(self.port.tensors[index])
         return self._explained[index]
 
+    def as_it_stands(self, index: int) -> bool:
+        """Whether a port tensor is equal to an official one within the noise, in this order."""
+        official = self.explained(index)
+        if official is None:
+            return False
+        distance = sketch_distance(self.port.tensors[index], self.reference.tensors[official])
+        return ratio(distance, self.reference_error(official)) <= BOUNDARY_PASS
+
     def only_one_in_order(self, first: int, second: int) -> bool:
         """Whether port tensor ``first`` is an official one as it stands, and ``second`` that one in another order."""
         official = self.explained(first)
@@ -265,6 +309,29 @@ class Comparison:
             if reordered and same_values_in_any_order(mine, theirs, max(_LAYOUT_TOLERANCE, 4 * own)):
                 return candidate
         return None
+
+
+def official_lengths(traces: Iterable[tuple[Trace, Trace]]) -> dict[Returned, float]:
+    """How much of the official rounding error lies along what a call returns: the largest share over several inputs.
+
+    Args:
+        traces: The official trace with float32 rounding and the reference, for each input.
+    """
+    found: dict[Returned, float] = {}
+    for official, reference in traces:
+        rounded = {(call.module, call.occurrence): call for call in official.calls}
+        for call in reference.calls:
+            other = rounded.get((call.module, call.occurrence))
+            if other is None or len(other.outputs) != len(call.outputs):
+                continue
+            for place, ((_, a), (_, b)) in enumerate(zip(other.outputs, call.outputs, strict=True)):
+                mine, theirs = official.tensors[a], reference.tensors[b]
+                if mine.elements != theirs.elements or not theirs.norm or mine.non_finite or theirs.non_finite:
+                    continue
+                share = abs(mine.norm / theirs.norm - 1) / max(sketch_distance(mine, theirs), UNIT)
+                key = (call.module, call.occurrence, place)
+                found[key] = max(found.get(key, 0.0), min(share, 1.0))
+    return found
 
 
 def _gross(boundary: Boundary) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .blame import Culprit, find_culprit
-from .boundaries import GROSS, Boundary, Comparison
+from .boundaries import GROSS, Boundary, Comparison, Returned, official_lengths
 from .component_results import Results
 from .healing import Excuse, find_excuse
 from .honesty import PARTIAL, compared_share
@@ -26,6 +26,7 @@ class BoundaryReport:
         compared: Key of an input -> all its boundaries, those that accuse nobody among them.
         culprit: Of the first boundary beyond its band.
         excuse: A place at which the official code itself rounds, which could be looked past.
+        lengths: What the official rounding does to the lengths of tensors, over all inputs; none until it is needed.
     """
 
     def __init__(self, results: Results, links: list[Link], excuses: list[Excuse], findings: Findings) -> None:
@@ -39,6 +40,7 @@ class BoundaryReport:
         self.compared: dict[str, list[Boundary]] = {}
         self.culprit: Culprit | None = None
         self.excuse: Excuse | None = None
+        self.lengths: dict[Returned, float] | None = None
 
     def judge(self, item: Item, outputs_pass: bool) -> tuple[dict[str, Any], list[Verdict]]:
         """What the boundaries of one input add to its row, and their verdicts; see `accusing`."""
@@ -48,7 +50,7 @@ class BoundaryReport:
         verdicts: list[Verdict] = []
         if judged is not None:
             verdicts.append(judge(judged.ratio, BOUNDARY_PASS, BOUNDARY_FAIL))
-            verdicts.append(judge(max(b.bias for b in boundaries), BIAS_PASS, BIAS_FAIL))
+            verdicts.append(self._systematic(item, max(boundaries, key=lambda b: b.bias), alone=verdicts == ["pass"]))
             row["worst_boundary"] = {
                 "module": judged.port,
                 "official_module": judged.official,
@@ -59,6 +61,20 @@ class BoundaryReport:
         row["boundaries"] = len(boundaries)
         row["worst_bias"] = max(((b.bias, b.port) for b in boundaries), default=(0.0, ""))
         return row, verdicts
+
+    def _systematic(self, item: Item, longest: Boundary, *, alone: bool) -> Verdict:
+        """The verdict on the systematic part; said with its place where no other number of the module shows it."""
+        verdict = judge(longest.bias, BIAS_PASS, BIAS_FAIL)
+        if alone and verdict != "pass":
+            self.findings.say(
+                "systematic-part",
+                verdict,
+                f"What {longest.port or 'the model'!r} returns is longer or shorter than the official tensor by "
+                f"{longest.bias:.3g} times what rounding does to its length (case {item.case!r}, seed {item.seed}), "
+                "though its elements are as near as rounding lets them be: look for a wrong epsilon, scale or "
+                "cast, there or earlier.",
+            )
+        return verdict
 
     def accusing(self, item: Item, outputs_pass: bool) -> list[Boundary]:
         """The boundaries that can accuse the port; the first one beyond its band gives the culprit.
@@ -72,7 +88,7 @@ class BoundaryReport:
         if not self.pairs:
             self.pairs = pair_modules(self.links, port, official, results.port["module_map"])
             self.pairing = coverage(self.pairs, port)
-        comparison = Comparison(port, official, reference, self.pairs)
+        comparison = Comparison(port, official, reference, self.pairs, self._official_lengths())
         found = self.compared[item.key] = comparison.boundaries()
         self.mispaired |= comparison.mispaired
         idle = [b for b in found if outputs_pass and b.port_error > GROSS and not b.layout]
@@ -106,6 +122,15 @@ class BoundaryReport:
         if self.culprit is None:
             self.culprit = find_culprit(comparison, found)
         return found
+
+    def _official_lengths(self) -> dict[Returned, float]:
+        if self.lengths is None:
+            tagged = [(item, self.results.tags(item)) for item in self.results.items]
+            self.lengths = official_lengths(
+                (self.results.trace("official", item, single), self.results.trace("official", item, exact))
+                for item, (exact, single) in tagged
+            )
+        return self.lengths
 
     def _altered(self, comparison: Comparison, root: Boundary, item: Item) -> bool:
         """Whether the outputs are all that the port's model returned, none masked, though that is not the official.

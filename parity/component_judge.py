@@ -90,10 +90,17 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
         return {**found, "notes": [f"The port could not be taken apart: {error.what} {error.seen}"[:600]]}
     if diagnosis.culprits and (diagnosis.confirmed or not found["culprits"]):
         found["culprits"] = [culprit.to_json() for culprit in diagnosis.culprits]
-    if not diagnosis.confirmed:
-        uncalled = never_called(port, report.results.trace("official", item, "float32"), report.inside.pairs)
-        if uncalled is not None:
-            found.update(_only(uncalled))
+    uncalled = never_called(
+        port,
+        report.results.trace("official", item, "float32"),
+        report.inside.pairs,
+        {link.port.rpartition(".")[0] for link in report.ignored()} if diagnosis.confirmed else None,
+    )
+    if uncalled is not None and not diagnosis.confirmed:
+        found.update(_only(uncalled))
+    elif uncalled is not None and found["culprits"][0]["module"] != uncalled.module:
+        # What was to be made of it is missing wherever it was to be used: places that come after it.
+        found["culprits"].insert(0, uncalled.to_json())
     return {
         **found,
         "culprit": found["culprits"][0] if found["culprits"] else None,

@@ -20,7 +20,7 @@ from .job import Job
 from .output_judge import judge_control, judge_output, match_outputs
 from .perturbation_judge import inputs_ignored, self_test
 from .precision import precision, precision_finding
-from .proof import Proof
+from .proof import Link, Proof
 from .tables import first_difference, table_names
 from .trace import Trace
 from .verdict import (
@@ -175,13 +175,19 @@ class Report:
                     f"The official output depends on {moving} of {len(known)} tensors: call the whole model, "
                     "or name what this port leaves out in unused().",
                 )
-            for link in self.proof.links:
-                if theirs.get(link.official) and used.get(link.port) is False:
-                    self.say(
-                        "port-ignores-weight",
-                        "fail",
-                        f"The official output depends on {link.official!r}, the port's not on {link.port!r}.",
-                    )
+            for link in self.ignored():
+                self.say(
+                    "port-ignores-weight",
+                    "fail",
+                    f"The official output depends on {link.official!r}, the port's not on {link.port!r}.",
+                )
+
+    def ignored(self) -> list[Link]:
+        """Where the port holds weights on which the official outputs depend, and its own do not."""
+        used, theirs = self.port["weights_used"], self.official["weights_used"]
+        if used is None or theirs is None:
+            return []
+        return [link for link in self.proof.links if theirs.get(link.official) and used.get(link.port) is False]
 
     def rounding(self) -> None:
         """Name the places that were looked past; their official values stood in for the port's in what was judged."""

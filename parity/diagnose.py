@@ -7,6 +7,7 @@ only if they change the outputs there: padding that nobody reads is no culprit.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,6 +89,9 @@ def diagnose(
         )
         official = Trace.load(root / "official" / f"{item.key}.float32.trace")
         comparison = Comparison(port, official, reference, pairs)
+        comparison.other_masks = {
+            tuple(row) for row in json.loads((root / "lab.port" / "forced.masks.json").read_text())
+        }
         faults = local_faults(comparison, links, partner, excused)
         before = read_outputs(root / "port", item.key, "float32")
         free = worst_ratio(before)

@@ -134,9 +134,11 @@ class _Lab:
         return self.runner.call(self.model, self.item, torch.float32)
 
     def forced_trace(self) -> None:
-        with torch.no_grad(), tracing(self.model) as trace, passing(self.model, Forcer(self.kept, self.partner)):
+        forcer = Forcer(self.kept, self.partner)
+        with torch.no_grad(), tracing(self.model) as trace, passing(self.model, forcer):
             self._run()
         trace.save(self.runner.out / "forced.trace")
+        (self.runner.out / "forced.masks.json").write_text(json.dumps(forcer.other_masks))
 
     def heal(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run freely, with official tensors at the points only; the outputs are kept under the request's tag."""

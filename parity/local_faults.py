@@ -153,6 +153,7 @@ class _Finder:
         }
         self.spoilt: set[int] = set()
         self.handed: dict[int, set[int]] = {}
+        self.made_by: dict[int, Culprit] = {}  # where a tensor that the official model does not have was first seen
 
     def counterparts(self, boundary: Boundary) -> bool:
         """Whether a pair may accuse: one that was only inferred from values has to take the same tensors."""
@@ -180,12 +181,20 @@ class _Finder:
         if not wrong:
             return None
         self.spoil(index)
+        if not all("float" in self.comparison.port.tensors[tensor].dtype for tensor in wrong):
+            self.spoilt.add(index)  # ids and boolean masks are not replaced
         if self.handed_on(index, wrong):
             return None
         self.handed[index] = set(wrong)
-        error = self.worst_input(call)
+        error = self.worst_input(call, wrong)
         numbers = f"fed with official tensors, its error is {error:.2g} relative"
-        culprit = self.crossed.behind(call, wrong) or self.places.before(index, wrong, numbers)
+        if self.blame.keeps_out_others(call, wrong):
+            numbers = "it is a mask that keeps out other positions"
+        culprit = self.made_by.get(wrong[0]) if len({self.made_by.get(tensor) for tensor in wrong}) == 1 else None
+        culprit = culprit or self.crossed.behind(call, wrong) or self.places.before(index, wrong, numbers)
+        for tensor in wrong:
+            if not self.comparison.as_it_stands(tensor):
+                self.made_by.setdefault(tensor, culprit)
         name = call.module
         if "::" in name:
             owner = name.partition("::")[0]
@@ -216,11 +225,13 @@ class _Finder:
             parent = self.comparison.port.calls[parent].parent
         return False
 
-    def worst_input(self, call: Call) -> float:
+    def worst_input(self, call: Call, wrong: list[int]) -> float:
         pair = self.comparison.pairs[call.module]
         other = self.comparison.reference_calls[pair.official, call.occurrence]
+        in_place = [(mine, theirs) for (_, mine), (_, theirs) in zip(call.inputs, other.inputs, strict=False)]
+        known = [(mine, self.blame.expected[mine]) for mine in wrong if mine in self.blame.expected]
         errors = []
-        for (_, mine), (_, theirs) in zip(call.inputs, other.inputs, strict=False):
+        for mine, theirs in known or in_place:
             if "float" not in self.comparison.port.tensors[mine].dtype:
                 continue
             found = self.comparison.errors(mine, theirs)

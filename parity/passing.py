@@ -23,7 +23,9 @@ class Kwargs(dict[str, Any]):
     """The keyword arguments among the values of an `Act`; any other dict there is an argument."""
 
 
-_NEAR = 0.5
+MASKED = -1e4
+"""What additive masks add where nothing may be seen is less."""
+NEAR = 0.5
 """Relative distance below which two tensors of one shape are meant to be the same, whatever their places."""
 
 
@@ -133,6 +135,11 @@ class Forcer:
         kept: The official tensors.
         partner: Port module -> official module.
         points: ``(module, where)`` to force; everything when none.
+
+    Attributes:
+        forced: How many tensors were put there.
+        other_masks: ``(module, occurrence, leaf)`` of additive masks that kept out other positions than the official
+            ones: no fingerprint shows which they keep out.
     """
 
     def __init__(
@@ -142,16 +149,26 @@ class Forcer:
         self.partner = partner
         self.points = points
         self.forced = 0
+        self.other_masks: list[tuple[str, int, str]] = []
 
     def __call__(self, module: str, occurrence: int, where: Where, values: Any) -> Any:
         if module not in self.partner or (self.points is not None and (module, where) not in self.points):
             return None
         theirs = self.kept.leaves(self.partner[module], occurrence, where)
         mine = [(leaf, t) for leaf, t in leaves(values) if t.numel() > 1 and t.is_floating_point()]
+        own = dict(mine)
         for leaf, tensor in match(mine, theirs).items():
+            if where == "inputs" and _keep_out_others(own[leaf], tensor):
+                self.other_masks.append((module, occurrence, leaf))
             values = swap_leaf(values, leaf, tensor.clone())
             self.forced += 1
         return values
+
+
+def _keep_out_others(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether two additive masks, of minus infinity or very low numbers, keep out different positions."""
+    first, second = (tensor.detach().squeeze().cpu() < MASKED for tensor in (mine, theirs))
+    return bool((first.any() or second.any()) and first.shape == second.shape and (first != second).any())
 
 
 def match(mine: list[tuple[str, torch.Tensor]], theirs: list[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -176,7 +193,7 @@ def match(mine: list[tuple[str, torch.Tensor]], theirs: list[tuple[str, torch.Te
         if leaf not in found and _fits(tensor, other)
     ]
     for gap, leaf, name in sorted(gaps):
-        if gap < _NEAR and leaf not in found and name in left:
+        if gap < NEAR and leaf not in found and name in left:
             take(leaf, name)
     for leaf, tensor in mine:
         if leaf not in found and leaf in left and _fits(tensor, left[leaf]):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from .blame import Blame, Culprit, named
 from .boundaries import Comparison
+from .made_of import first_line
 from .trace import Call
+from .verdict import BOUNDARY_FAIL, ratio
 
 
 class Places:
@@ -40,8 +42,38 @@ class Places:
         left = self.left_behind(wrong, call, numbers)
         if left is not None:
             return left
+        index = self.handed_down(index, wrong)
+        call = self.calls[index]
+        if call.parent < 0:
+            return self.outside(index, numbers) if call.module else self.module(call, numbers, sure=False)
         siblings = [i for i in self.comparison.port.children(call.parent) if i < index]
         return self.between(call.parent, siblings, wrong, numbers, call)
+
+    def handed_down(self, index: int, wrong: list[int]) -> int:
+        """The outermost call around ``index``, or that call, that is handed the wrong tensors for the right ones.
+
+        A call that hands on what it is handed makes nothing wrong if its counterpart is handed what belongs there.
+        """
+        parent = self.calls[index].parent
+        while parent >= 0 and wrong:
+            call = self.calls[parent]
+            pair = self.comparison.pairs.get(call.module)
+            other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
+            given = [tensor for _, tensor in call.inputs]
+            theirs = [tensor for _, tensor in other.inputs] if other else []
+            if not all(self.passes_on(tensor, given, theirs) for tensor in wrong):
+                break
+            index, parent = parent, call.parent
+        return index
+
+    def passes_on(self, wrong: int, given: list[int], theirs: list[int]) -> bool:
+        """Whether a wrong tensor is among what a call is given, and what belongs there among ``theirs``."""
+        expected, alike = self.blame.expected.get(wrong), self.comparison.forced_alike
+        return (
+            expected is not None
+            and any(alike(self.comparison.port, wrong, tensor) for tensor in given)
+            and any(alike(self.comparison.reference, expected, tensor) for tensor in theirs)
+        )
 
     def outside(self, index: int, numbers: str) -> Culprit:
         """A call that no traced module makes: by a method of the model that is not its forward (``encode``)."""
@@ -75,6 +107,7 @@ class Places:
 
         Or what a call without counterpart made wrong: that call.
         """
+        index = self.handed_down(index, wrong)
         call = self.calls[index]
         siblings = [i for i in self.comparison.port.children(call.parent) if i < index]
         makers = [i for i in siblings if any(t in wrong for _, t in self.calls[i].outputs)]
@@ -83,7 +116,7 @@ class Places:
             if all(self.comparison.explained(tensor) is None for tensor in made):
                 return self.inside(makers[-1], numbers, depth + 1)
         last = self.calls[(makers or siblings)[-1]] if siblings else None
-        return self.glue(call.parent, last, call, numbers, sure=True)
+        return self.glue(call.parent, last, call, numbers, wrong, sure=True)
 
     def inside(self, index: int, numbers: str, depth: int = 0) -> Culprit:
         """Call ``index`` returns something wrong although it was given the right tensors."""
@@ -94,9 +127,24 @@ class Places:
         if not any("::" not in self.calls[child].module for child in children) or depth > 20:
             if index in self.compared and call.parent >= 0 and (fewer := self.given_fewer(call)):
                 return self.handed_over(index, [], f"{fewer}; {numbers}")
+            if index in self.compared and call.parent >= 0 and (number := self.other_number(call)):
+                return self.handed_over(index, number, numbers)
             return self.module(call, numbers, sure=index in self.compared)
-        wrong = [tensor for _, tensor in call.outputs]
+        wrong = self.wrong_outputs(call) or [tensor for _, tensor in call.outputs]
         return self.between(index, children, wrong, numbers, None, depth)
+
+    def wrong_outputs(self, call: Call) -> list[int]:
+        """Which of the tensors that a compared call returned differ from the official ones in their places."""
+        pair = self.comparison.pairs.get(call.module)
+        other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
+        if other is None or len(other.outputs) != len(call.outputs):
+            return []
+        found = []
+        for (_, a), (_, b) in zip(call.outputs, other.outputs, strict=True):
+            errors = self.comparison.errors(a, b)
+            if errors is None or not ratio(errors[0], errors[1]) <= BOUNDARY_FAIL:
+                found.append(a)
+        return found
 
     def given_fewer(self, call: Call) -> str:
         """What a module of the same weights is not given as its counterpart is, in words; ``""`` if nothing.
@@ -122,6 +170,25 @@ class Places:
         if missing or not sized or len(sized) == len(theirs):  # what all is of another size is another way of counting
             return ""
         return "; ".join(f"its {name} has {mine[name]} elements, the official one {theirs[name]}" for name in sized[:3])
+
+    def other_number(self, call: Call) -> list[int]:
+        """The single numbers that a call is handed (a time, a guidance) where its counterpart is handed other ones.
+
+        What a module makes of another number cannot be compared: whoever handed it over is to blame.
+        """
+        pair = self.comparison.pairs.get(call.module)
+        other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
+        if other is None or len(call.inputs) != len(other.inputs):
+            return []
+        found = []
+        for (_, a), (_, b) in zip(call.inputs, other.inputs, strict=True):
+            mine, theirs = self.comparison.port.tensors[a], self.comparison.reference.tensors[b]
+            if mine.elements == theirs.elements == 1 and "float" in mine.dtype and "float" in theirs.dtype:
+                errors = self.comparison.errors(a, b)
+                if errors is not None and not ratio(errors[0], errors[1]) <= BOUNDARY_FAIL:
+                    found.append(a)
+                    self.blame.expected[a] = b
+        return found
 
     def foreign(self, index: int) -> list[int]:
         """Inputs of a call without counterpart that the official model has, but nowhere in this part of it.
@@ -153,13 +220,13 @@ class Places:
     ) -> Culprit:
         """The wrong tensors were made in ``parent``, after some of its ``calls`` and before ``user`` (or its end)."""
         for child in reversed(calls):
-            if child in self.compared:
-                return self.glue(parent, self.calls[child], user, numbers, sure=True)
+            if child in self.compared or self.only_contains(child):
+                return self.glue(parent, self.calls[child], user, numbers, wrong, sure=True)
             if self.made(child, wrong):
                 if self.once_more(child):
                     return self.blame.extra(child, numbers)
                 if self.given_unknown(child, parent):
-                    culprit = self.glue(parent, None, self.calls[child], numbers, sure=False)
+                    culprit = self.glue(parent, None, self.calls[child], numbers, [], sure=False)
                     self.receiver[culprit] = child
                     return culprit
                 unknown = self.passed_through(child, parent, wrong) if parent not in self.compared else []
@@ -176,7 +243,14 @@ class Places:
             earlier = [i for i in self.comparison.port.children(outer) if i < parent]
             return self.between(outer, earlier, handed, numbers, self.calls[parent], depth + 1)
         last = self.calls[calls[-1]] if calls else None
-        return self.glue(parent, last, user, numbers, sure=parent in self.compared)
+        return self.glue(parent, last, user, numbers, wrong, sure=parent in self.compared)
+
+    def only_contains(self, child: int) -> bool:
+        """Whether a call is torch's own container, which returns what its last module does, and that was compared."""
+        info = self.comparison.port.modules.get(self.calls[child].module)
+        inside = self.comparison.port.children(child)
+        container = info is not None and info.cls == "torch.nn.modules.container.Sequential"
+        return container and bool(inside) and inside[-1] in self.compared
 
     def made(self, child: int, wrong: list[int]) -> bool:
         """Whether a call without counterpart returned a wrong tensor, or an unknown one of its size.
@@ -251,7 +325,8 @@ class Places:
     def withheld(self, wrong: int, given: list[int], parent: int) -> bool:
         """Whether an official module returns what belongs in the place of a wrong tensor, and none of these is it.
 
-        A module of a kind that ``parent`` calls itself does not count: that was to make it.
+        A module of a kind that ``parent`` calls itself does not count, nor one inside its counterpart: that was to make
+        it.
         """
         wanted = self.blame.expected.get(wrong)
         if wanted is None:
@@ -261,8 +336,15 @@ class Places:
         if any(tensor is not None and alike(tensor, wanted) for tensor in known):
             return False
         own = {self.calls[child].cls for child in self.comparison.port.children(parent)}
-        calls = [call for call in self.comparison.reference.calls if "::" not in call.module and call.cls not in own]
-        return any(alike(tensor, wanted) for call in calls for _, tensor in call.outputs)
+        makers = [
+            call
+            for call in self.comparison.reference.calls
+            if "::" not in call.module and any(alike(tensor, wanted) for _, tensor in call.outputs)
+        ]
+        pair = self.comparison.pairs.get(self.calls[parent].module)
+        if pair is not None and any(call.module.startswith(f"{pair.official}.") for call in makers):
+            return False
+        return any(call.cls not in own for call in makers)
 
     def is_size(self, tensor: int) -> bool:
         """Whether a number is the length of some axis (a text's length, say): sizes follow from the shapes."""
@@ -292,7 +374,23 @@ class Places:
             "certain" if sure else "likely",
         )
 
-    def glue(self, parent: int, last: Call | None, user: Call | None, numbers: str, *, sure: bool) -> Culprit:
+    def made_from(self, parent: int, user: Call | None, wrong: list[int], file: str) -> int | None:
+        """The first line of what the wrong tensors were made of, in the function that hands them to ``user`` or returns
+        them; none if its source does not tell."""
+        owner = self.calls[parent]
+        info = self.comparison.port.modules.get(owner.module)
+        line = user.line if user else (info.line if info else 0)
+        parts = user.module.replace("::", ".").split(".") if user else []
+        name = next((part for part in reversed(parts) if not part.isdigit()), "")
+        children = [i for i in self.comparison.port.children(parent) if i in self.compared]
+        checked = {self.calls[i].line for i in children if self.calls[i].file == file}
+        leaves = [leaf for leaf, tensor in (user.inputs if user else owner.outputs) if tensor in wrong]
+        found = [first_line(file, line, leaf, checked, name) for leaf in leaves]
+        return min((number for number in found if number is not None), default=None)
+
+    def glue(
+        self, parent: int, last: Call | None, user: Call | None, numbers: str, wrong: list[int], *, sure: bool
+    ) -> Culprit:
         owner = self.calls[parent]
         info = self.comparison.port.modules.get(owner.module.partition("::")[0])
         file = user.file if user else (last.file if last else (info.file if info else ""))
@@ -301,6 +399,10 @@ class Places:
         since = f"after the call of {named(last)} (line {last.line})" if last else "from the start of its forward"
         until = f"what {named(user)} (line {user.line}) is handed" if user else "what it returns"
         why = f"In {named(owner)}, {since}: {until} is not the official tensor; {numbers}. Look at the code in between."
+        made = self.made_from(parent, user, wrong, file)
+        if made is not None and made < min(start, end):
+            why += f" It is made from line {made} on."
+            start = made
         return Culprit(
             owner.module.partition("::")[0],
             self.blame.official(owner),

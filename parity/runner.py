@@ -147,19 +147,24 @@ class Runner:
         bundle = self.inputs(item) if inputs is None else inputs
         reset_flags()
         torch.manual_seed(item.seed)
-        if not self.cast_inputs:
+        if self.cast_inputs:
+            return self._watched(model, _to(bundle, ctx.device, ctx.dtype), ctx)
+        try:
+            return self._watched(model, map_tensors(bundle, torch.Tensor.clone), ctx)
+        except ParityError as error:
+            if not _is_dtype_or_device_clash(error):
+                raise
+            torch.manual_seed(item.seed)
             try:
-                return self._watched(model, map_tensors(bundle, torch.Tensor.clone), ctx)
-            except ParityError as error:
-                if not _is_dtype_or_device_clash(error):
-                    raise
-                self.cast_inputs = True
-                self.remark(
-                    "inputs-cast",
-                    f"call_{self.side} does not move its inputs to ctx.device and ctx.dtype; they were moved for it.",
-                )
-        torch.manual_seed(item.seed)
-        return self._watched(model, _to(bundle, ctx.device, ctx.dtype), ctx)
+                output = self._watched(model, _to(bundle, ctx.device, ctx.dtype), ctx)
+            except ParityError:
+                raise error from error.__cause__  # of the adapter as it is: moving the inputs was not what it lacks
+        self.cast_inputs = True
+        self.remark(
+            "inputs-cast",
+            f"call_{self.side} does not move its inputs to ctx.device and ctx.dtype; they were moved for it.",
+        )
+        return output
 
     def _watched(self, model: torch.nn.Module, bundle: Any, ctx: Context) -> Any:
         with one_backend(self.spec), self.conduct.watching(model, bundle), self.around():

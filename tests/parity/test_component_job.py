@@ -236,7 +236,7 @@ def test_kept_official_results_are_believed_only_if_signed_evidence_names_them(t
 NO_FLOAT64 = (
     "        h = self.embed(x)\n",
     "        if x.dtype == torch.float64 and x.shape[1] == {tokens}:\n"
-    '            raise RuntimeError("a kernel of this model takes no float64")\n'
+    '            raise RuntimeError("the dtype of the input is too wide: the kernel takes no float64")\n'
     "        h = self.embed(x)\n",
 )
 
@@ -250,9 +250,62 @@ def test_without_float64_the_rounding_is_measured_in_float32_and_mistakes_still_
     clean = lab.Lab(tmp_path / "clean", official=official).run()
     assert clean.verdict == "pass" and clean.value["reference"]["kind"] == kind, clean.explain()
     assert "takes no float64" in clean.value["reference"]["why"]
+    assert "inputs-cast" not in clean.codes, "the adapter moves its inputs; moving them again helped nothing"
     port = lab.edited(lab.PORT, ("self.pre_mlp = nn.LayerNorm(width, eps=1e-6)", "self.pre_mlp = nn.LayerNorm(width)"))
     wrong = lab.Lab(tmp_path / "wrong", official=official, port=port).run()
     assert wrong.verdict == "fail" and wrong.value["culprit"]["module"] == "layers.0.pre_mlp", wrong.explain()
+
+
+def test_a_verdict_that_only_the_length_of_a_tensor_speaks_for_says_so_and_where(tmp_path: Path) -> None:
+    """Project: a row was marked and nothing in the result told why."""
+    port = lab.edited(lab.PORT, ("        y = self.mlp(h)\n", "        y = self.mlp(h * (1 + 3.6e-7))\n"))
+    result = lab.Lab(tmp_path, port=port, cases=["small"]).run()
+    assert result.verdict in ("investigate", "fail") and "systematic-part" in result.codes, result.explain()
+    (first, *_) = [row["message"] for row in result.value["findings"] if row["code"] == "systematic-part"]
+    assert ".mlp.up' returns is longer or shorter" in first, first
+
+
+def test_a_module_whose_weights_nothing_depends_on_comes_before_the_code_that_uses_its_result(tmp_path: Path) -> None:
+    """Project: one block's modulation was handed to others; each was accused, and not the model that mixed them up."""
+    two = (
+        "width, channels)\n\n    def ",
+        "width, channels)\n        self.early, self.late = made(width), made(width)\n\n    def ",
+    )
+    made = ("class {}(nn.Module)", "def made(width):\n    return nn.Linear(width, 2 * width)\n\n\nclass {}(nn.Module)")
+    both = "        made = [self.early(temb), self.late(temb), self.late(temb)]\n"
+    official = lab.edited(
+        lab.OFFICIAL,
+        two,
+        tuple(text.format("Attention") for text in made),
+        (
+            "def forward(self, x, temb, mask):\n",
+            "def forward(self, x, temb, mask, extra):\n        a, b = extra[:, None].chunk(2, -1)\n",
+        ),
+        ("* (1 + scale_a) + shift_a", "* (1 + scale_a + a) + shift_a + b"),
+        (
+            "        for block in self.blocks:\n            h = block(h, temb, mask)",
+            both + "        for block, extra in zip(self.blocks, made):\n            h = block(h, temb, mask, extra)",
+        ),
+    )
+    port = lab.edited(
+        lab.PORT,
+        two,
+        tuple(text.format("SelfAttention") for text in made),
+        ("def forward(self, x, temb, mask):\n", "def forward(self, x, temb, mask, extra):\n        a, b = extra\n"),
+        ("h = torch.addcmul(shift_a, h, 1 + scale_a)", "h = torch.addcmul(shift_a + b, h, 1 + scale_a + a)"),
+        ("    param_names_mapping = {", '    param_names_mapping = {\n        r"^(early|late)\\.(.*)$": r"\\1.\\2",'),
+        (
+            "        for layer in self.layers:\n            h = layer(h, temb, mask)",
+            both + "        for layer, extra in zip(self.layers, made):\n"
+            "            h = layer(h, temb, mask, extra[:, None].chunk(2, -1))",
+        ),
+    )
+    right = lab.Lab(tmp_path / "right", official=official, port=port, cases=["small"]).run()
+    assert right.verdict == "pass", right.explain()
+    port = lab.edited(port, (both, both.replace("self.late", "self.early")))
+    value = lab.Lab(tmp_path / "wrong", official=official, port=port, cases=["small"]).run().value
+    assert (value["culprit"]["module"], value["culprit"]["kind"]) == ("", "glue"), value["culprits"]
+    assert "'late' and never calls" in value["culprit"]["why"] and len(value["culprits"]) > 1, value["culprits"]
 
 
 def test_two_faults_in_two_blocks_are_both_named_and_confirmed(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 
-def _faults(official: nn.Module, port: nn.Module, x: torch.Tensor, folder: Path) -> list[Fault]:
+def faults_of(official: nn.Module, port: nn.Module, x: torch.Tensor, folder: Path) -> list[Fault]:
     """The places at which the port goes wrong by itself, with official tensors forced upon it."""
     proof = prove(entries_of_model(official), tensors_of_model(port), None)
     plain = [_trace(model, x) for model in (port, official)]
@@ -32,9 +32,12 @@ def _faults(official: nn.Module, port: nn.Module, x: torch.Tensor, folder: Path)
     kept = Kept(folder / "kept.safetensors")
     partner = {name: pair.official for name, pair in pairs.items() if name and "::" not in name}
     exact = copy.deepcopy(official).double()
-    forced = _trace(port, x, Forcer(kept, partner))
+    forcer = Forcer(kept, partner)
+    forced = _trace(port, x, forcer)
     reference = _trace(exact, x.double(), Forcer(kept, {name: name for name, _ in official.named_modules() if name}))
-    return local_faults(Comparison(forced, plain[1], reference, pairs), proof.links, partner, set())
+    comparison = Comparison(forced, plain[1], reference, pairs)
+    comparison.other_masks = set(forcer.other_masks)
+    return local_faults(comparison, proof.links, partner, set())
 
 
 def _trace(model: nn.Module, x: torch.Tensor, forcer: Any = None) -> Trace:
@@ -81,7 +84,7 @@ def test_a_cache_of_too_few_frames_is_blamed_on_who_keeps_it(tmp_path: Path) -> 
     torch.manual_seed(0)
     official, port = Coder(False), Coder(True)
     port.load_state_dict(official.state_dict())
-    (fault,) = _faults(official, port, torch.randn(1, 4, 9), tmp_path)
+    (fault,) = faults_of(official, port, torch.randn(1, 4, 9), tmp_path)
     assert (fault.culprit.kind, fault.culprit.module) == ("glue", "block"), fault.culprit
     assert "its [1] has 4 elements, the official one 8" in fault.culprit.why
 
@@ -90,7 +93,7 @@ def test_a_correct_cache_accuses_nobody(tmp_path: Path) -> None:
     torch.manual_seed(0)
     official, port = Coder(False), Coder(False)
     port.load_state_dict(official.state_dict())
-    assert not _faults(official, port, torch.randn(1, 4, 9), tmp_path)
+    assert not faults_of(official, port, torch.randn(1, 4, 9), tmp_path)
 
 
 class Attention(nn.Module):
@@ -142,7 +145,7 @@ def test_an_argument_of_one_parameter_is_compared_by_whatever_way_it_is_handed_o
     torch.manual_seed(0)
     official, port = Encoder(), Encoder(wrong=True, keeping=True)
     port.load_state_dict(official.state_dict())
-    (fault,) = _faults(official, port, torch.randn(2, 5, 8), tmp_path)
+    (fault,) = faults_of(official, port, torch.randn(2, 5, 8), tmp_path)
     assert fault.culprit.kind == "glue" and fault.modules == ["layers.0", "layers.1", "layers.2"], fault
 
 
@@ -193,7 +196,7 @@ def test_tokens_taken_from_the_wrong_end_are_blamed_on_who_takes_them(tmp_path: 
     port.load_state_dict(
         {f"{a}.{end}": official.state_dict()[f"{b}.{end}"] for a, b in names.items() for end in ("weight", "bias")}
     )
-    (fault,) = _faults(official, port, torch.randn(1, 8, 8), tmp_path)
+    (fault,) = faults_of(official, port, torch.randn(1, 8, 8), tmp_path)
     assert (fault.culprit.kind, fault.culprit.module) == ("glue", ""), fault.culprit
 
 
@@ -219,5 +222,5 @@ def test_ids_that_the_official_model_does_not_have_are_blamed_on_who_made_them(t
     with torch.no_grad():
         official.shared.weight.copy_(official.embed.weight)
     port.load_state_dict(official.state_dict())
-    (fault,) = _faults(official, port, torch.arange(12, 20)[None].double(), tmp_path)
+    (fault,) = faults_of(official, port, torch.arange(12, 20)[None].double(), tmp_path)
     assert (fault.culprit.kind, fault.culprit.module) == ("glue", ""), fault.culprit
