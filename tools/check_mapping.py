@@ -184,9 +184,7 @@ def finish(ctx: ToolContext, run: Run) -> CheckMappingResult:
         likely_causes=causes_of_mapping(value, planned),
         next_step=_repair_the_loading(value["load_error"])
         if value["load_error"] and not any(value[name] for name in _UNFIT)
-        else _next_step(
-            verdict, reasons, planned.name if planned else "", value["unused_on_purpose"], only_unexpected
-        ),
+        else _next_step(verdict, reasons, planned.name if planned else "", value["unused_on_purpose"], only_unexpected),
     )
 
 
@@ -212,9 +210,8 @@ def _repair_the_loading(error: dict[str, str]) -> str:
     """Nothing is known of the mapping yet: the port has to load first."""
     first, *frames = clean(error["seen"] or error["what"]).splitlines()
     where = f" ({'; '.join(line.strip() for line in frames)[:500]})" if frames else ""
-    return (
-        f"The mapping was not judged, because the port did not load: {error['what']} {first[:300]}{where}. {error['fix']}"
-    )
+    why = f"{error['what']} {first[:300]}{where}"
+    return f"The mapping was not judged, because the port did not load: {why}. {error['fix']}"
 
 
 def _next_step(verdict: str, reasons: list[str], component: str, unused: list[str], only_unexpected: bool) -> str:
