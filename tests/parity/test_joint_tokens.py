@@ -47,6 +47,19 @@ OFFICIAL = lab.edited(
     ("        y = F.scaled", "        k = self.norm_k(k)\n        y = F.scaled"),
 )
 
+_HEADS = "        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)\n"
+HEADS_LAST = lab.edited(
+    lab.PORT,
+    ("        self.qkv =", "        self.norm_k = nn.LayerNorm(width // heads, eps=1e-5)\n        self.qkv ="),
+    (
+        _HEADS,
+        "        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).unbind(2)\n"
+        "        k = self.norm_k(k)\n"
+        "        q, k, v = (part.transpose(1, 2) for part in (q, k, v))\n",
+    ),
+    (_NORM_RULE, _KEY_RULE.replace("norm_k.\\2", "attention.norm_k.\\2") + _NORM_RULE),
+)
+
 
 def test_tokens_in_another_order_in_attention_are_no_fault(tmp_path: Path) -> None:
     """Project: with text behind video every mistake elsewhere was blamed on what attention is handed."""
@@ -77,6 +90,41 @@ def test_a_module_called_on_text_and_video_apart_is_not_called_too_often(tmp_pat
     culprit = result.value["culprit"]
     assert result.verdict == "fail" and "once more" not in culprit["why"], culprit
     assert culprit["line"] <= result.line(wrong) <= culprit["end_line"], culprit
+
+
+def test_a_norm_with_heads_behind_tokens_is_forced_and_tried_like_any_other(tmp_path: Path) -> None:
+    """Project: diffusers keeps heads before tokens; the norm could not be forced, and attention was blamed for it."""
+    assert lab.Lab(tmp_path / "right", official=OFFICIAL, port=HEADS_LAST, cases=["small"]).run().verdict == "pass"
+    port = lab.edited(HEADS_LAST, ("eps=1e-5", "eps=1e-3"))
+    value = lab.Lab(tmp_path / "wrong", official=OFFICIAL, port=port, cases=["small"], trials=True).run().value
+    assert value["confirmed"] and [row["module"] for row in value["culprits"]] == ["layers.0.attention.norm_k"], value
+    found = [row["words"] for trial in value["trials"] for row in trial["found"]]
+    assert found[:1] == ["layer_norm: an epsilon of 1e-05 in place of 0.001"]
+
+
+def test_tokens_that_a_caller_joins_the_other_way_are_the_callers_fault(tmp_path: Path) -> None:
+    """Project: FastVideo's MLP has no counterpart, and was blamed for the order in which it was handed the tokens."""
+    ordered, mixed = "y = self.mlp(h)", "y = self.mlp(torch.cat([h[:, 4:], h[:, :4]], 1))"
+    port = lab.edited(lab.PORT, (ordered, mixed))
+    result = lab.Lab(tmp_path, port=port, cases=["small"]).run()
+    culprit = result.value["culprit"]
+    assert culprit["module"] == "layers.0", culprit
+    assert culprit["line"] <= result.line(mixed) <= culprit["end_line"], culprit
+
+
+def test_patches_put_together_in_another_order_are_looked_for_behind_the_last_module(tmp_path: Path) -> None:
+    """Project: the adapter hands on the model's output with other axes, and nothing was said of where to look."""
+    head, last = "return self.head(self.norm(h))", "return self.proj_out(self.norm_out(h))"
+    right, wrong = ".unflatten(2, (2, 4)).transpose(2, 3)", ".unflatten(2, (4, 2))"
+    official = lab.edited(lab.OFFICIAL, (head, f"{head}.unflatten(2, (2, 4)).transpose(1, 2)"))
+    port = lab.edited(lab.PORT, (last, last + right))
+    before, _, after = lab.ADAPTER.rpartition('inputs["mask"].to(ctx.device))')
+    adapter = f'{before}inputs["mask"].to(ctx.device)).permute(0, 3, 1, 2){after}'
+    assert lab.Lab(tmp_path / "a", official, port, adapter, cases=["small"]).run().verdict == "pass"
+    result = lab.Lab(tmp_path / "b", official, lab.edited(port, (right, wrong)), adapter, cases=["small"]).run()
+    culprit = result.value["culprit"]
+    assert result.verdict == "fail" and culprit is not None
+    assert culprit["line"] <= result.line(wrong) <= culprit["end_line"] and "another order" in culprit["why"], culprit
 
 
 @pytest.mark.parametrize(
