@@ -16,6 +16,7 @@ import torch
 
 from .context import Context
 from .errors import ParityError
+from .patches import advice
 
 Side = Literal["official", "port"]
 
@@ -92,7 +93,8 @@ class Adapter:
             raise ParityError(
                 f"{name} of the adapter raised {type(error).__name__}.",
                 seen=f"{error!s:.600}\n{_user_frames(error)}",
-                fix=f"Repair {name} in {self.path} (or the code it calls) and run the tool again.",
+                fix=f"Repair {name} in {self.path} (or the code it calls) and run the tool again."
+                + (advice(error) if name.endswith("_port") else ""),
             ) from error
 
     def load_model(self, side: Side, ctx: Context) -> torch.nn.Module:

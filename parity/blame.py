@@ -120,11 +120,29 @@ class Blame:
         """A call that the official model does not make."""
         call = self.calls[index]
         parent = self.calls[call.parent] if call.parent >= 0 else call
+        if self.comparison.parts_of_one(call.module):
+            return self.apart(index, parent, numbers)
         why = (
             f"{named(parent)} calls {named(call)} once more than the official code does (call {call.occurrence + 1}, "
             f"line {call.line}); after it {numbers.replace('its error', 'the error')}."
         )
         return Culprit(parent.module, self.official(parent), "glue", call.file, call.line, call.line, why, "certain")
+
+    def apart(self, index: int, parent: Call, numbers: str) -> Culprit:
+        """Calls on the parts of what the official code hands over at once: nothing in between can be compared."""
+        call = self.calls[index]
+        siblings = self.comparison.port.children(call.parent)
+        before = [i for i in siblings if i < index and i in self.boundaries]
+        after = [i for i in siblings if i > index and i in self.boundaries]
+        lines = [self.calls[i].line for i in (*before[-1:], index, *after[:1]) if self.calls[i].file == call.file]
+        why = (
+            f"{named(parent)} calls {named(call)} on parts of what the official code hands it at once, so nothing from "
+            f"line {min(lines)} to {max(lines)} can be compared; after it {numbers.replace('its error', 'the error')}. "
+            "Look there; if you see nothing, join the parts around such calls as the official code does: then a run "
+            "looks between them."
+        )
+        official = self.official(parent)
+        return Culprit(parent.module, official, "glue", call.file, min(lines), max(lines), why, "likely")
 
     def inside(self, index: int, numbers: str, seen: set[int]) -> Culprit:
         """The call's inputs are right: the module itself, or the code between the calls it makes."""
@@ -263,6 +281,8 @@ class Blame:
         other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
         if other is None:
             return None
+        if self.comparison.rearranged(call, other):
+            return []
         strange_ids = self._other_ids(call, other) or self._other_masks(call, other)
         if strange_ids:
             return strange_ids

@@ -85,6 +85,7 @@ class Comparison:
         for elements, indices in groups.items():
             self._tables[elements] = (indices, torch.stack([reference.tensors[i].sketch for i in indices]))
         self._explained: dict[int, int | None] = {}
+        self._rearranged: dict[tuple[str, int], bool] = {}
         self.official_calls = {(call.module, call.occurrence): call for call in official.calls}
         self.reference_calls = {(call.module, call.occurrence): call for call in reference.calls}
         self._twins = self._align()
@@ -238,11 +239,51 @@ class Comparison:
     def _is_container(self, boundary: Boundary) -> bool:
         return any("::" not in self.port.calls[child].module for child in self.port.children(boundary.index))
 
+    def rearranged(self, call: Call, other: Call) -> bool:
+        """Whether an attention takes the official queries, keys and values, and answers, with tokens in another order.
+
+        FastVideo joins text behind video; attention does not mind, as long as keys and values stand alike. That they
+        do is seen from the answers.
+        """
+        if "attention" not in call.module.rpartition("::")[2]:
+            return False
+        key = (call.module, call.occurrence)
+        if key not in self._rearranged:
+            self._rearranged[key] = self._same_in_any_order(call, other)
+        return self._rearranged[key]
+
+    def _same_in_any_order(self, call: Call, other: Call) -> bool:
+        moved = False
+        for mine, theirs in ((call.inputs, other.inputs), (call.outputs, other.outputs)):
+            tensors = [
+                (self.port.tensors[a], self.reference.tensors[b], self.reference_error(b))
+                for (_, a), (_, b) in zip(mine, theirs, strict=False)
+                if self.port.tensors[a].elements > 1 and "float" in self.port.tensors[a].dtype
+            ]
+            for a, b, own in tensors:
+                if not same_values_in_any_order(a, b, max(_LAYOUT_TOLERANCE, 4 * own)):
+                    return False
+                moved = moved or sketch_distance(a, b) > _REORDERED
+        return moved
+
+    def parts_of_one(self, module: str) -> bool:
+        """Whether the port calls a module on the parts (video, then text) of what the official code hands it at once.
+
+        Together its calls return as much as the official ones, which are fewer.
+        """
+        pair = self.pairs.get(module)
+        mine = [call for call in self.port.calls if call.module == module]
+        theirs = [call for call in self.reference.calls if pair is not None and call.module == pair.official]
+        return len(mine) > len(theirs) > 0 and _returned(self.port, mine) == _returned(self.reference, theirs)
+
     def _boundary(self, index: int, call: Call) -> Boundary | None:
         pair = self.pairs.get(call.module)
         other = self.reference_calls.get((pair.official, call.occurrence)) if pair else None
         if pair is None or other is None:
             return None
+        if self.rearranged(call, other):
+            own = max((self.reference_error(index) for _, index in other.outputs), default=0.0)
+            return Boundary(index, call.module, pair.official, ratio(own, own), own, own, True, 0.0)
         measured, biases = [], []
         for mine, theirs in self._outputs(call, other):
             errors = self.errors(mine, theirs)
@@ -332,6 +373,11 @@ def official_lengths(traces: Iterable[tuple[Trace, Trace]]) -> dict[Returned, fl
                 key = (call.module, call.occurrence, place)
                 found[key] = max(found.get(key, 0.0), min(share, 1.0))
     return found
+
+
+def _returned(trace: Trace, calls: list[Call]) -> int:
+    """Elements of the first tensors that calls returned."""
+    return sum(trace.tensors[index].elements for call in calls for _, index in call.outputs[:1])
 
 
 def _gross(boundary: Boundary) -> bool:

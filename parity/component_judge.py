@@ -15,7 +15,7 @@ from .items import Item
 from .job import Job
 from .other_causes import dtype_culprit
 from .repairs import last_trials
-from .returned import returned_instead
+from .returned import put_in_another_order, returned_instead
 from .sides import Sides, run_again
 from .uncalled import never_called
 
@@ -101,6 +101,8 @@ def _taken_apart(spec: dict[str, Any], job: Job, report: Report, value: dict[str
     elif uncalled is not None and found["culprits"][0]["module"] != uncalled.module:
         # What was to be made of it is missing wherever it was to be used: places that come after it.
         found["culprits"].insert(0, uncalled.to_json())
+    if not diagnosis.confirmed and (last := put_in_another_order(port, mine, theirs)) is not None:
+        found.update(_only(last))
     return {
         **found,
         "culprit": found["culprits"][0] if found["culprits"] else None,

@@ -19,7 +19,7 @@ from .errors import ParityError
 from .fit import misfit
 from .headers import Headers, read_headers
 from .job import Job
-from .mapping import Finding, plan
+from .mapping import Finding, Plan, plan
 from .proof import Proof
 from .prove import prove
 from .runner import Runner, open_side
@@ -120,23 +120,38 @@ def mapping_side(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         with torch.no_grad():
             proof = prove(kept, tensors, planned, values, asked=asked, buffers=buffers, unused=unused)
     else:
-        seen = problem.seen.splitlines()[0] if problem.seen else problem.what
-        shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-        proof = misfit(kept, shapes, planned, refused=seen, buffers=buffers, unused=unused) or Proof(
-            tensors=(0, len(kept)),
-            parameters=(0, sum(item.elements for item in kept.values())),
-            findings=[
-                Finding("load-failed", f"The port's loader refused the weights: {seen}"),
-                *(planned.findings if planned else []),
-            ],
-        )
+        proof = _unloaded(problem, kept, model, planned, buffers, unused)
     proof.findings = [*headers.findings, *proof.findings]
     if model is not None and problem is None:
         proof.findings += left_on_meta(model, tensors)
     value = mapping_result(spec, runner, headers.entries, proof, rules, model)
-    value["load_error"] = {"what": problem.what, "seen": problem.seen} if problem else None
+    value["load_error"] = {"what": problem.what, "seen": problem.seen, "fix": problem.fix} if problem else None
     value["asked_dtype"] = str(asked).removeprefix("torch.")
     return value
+
+
+def _unloaded(
+    problem: ParityError,
+    official: dict[str, Entry],
+    model: torch.nn.Module | None,
+    planned: Plan | None,
+    buffers: set[str],
+    unused: set[str],
+) -> Proof:
+    """What does not fit in a port that did not load; a model that was never built says nothing about names."""
+    seen = problem.seen.splitlines()[0] if problem.seen else problem.what
+    proof = None
+    if model is not None:
+        shapes = {name: tuple(value.shape) for name, value in tensors_of_model(model).items()}
+        proof = misfit(official, shapes, planned, refused=seen, buffers=buffers, unused=unused)
+    return proof or Proof(
+        tensors=(0, len(official)),
+        parameters=(0, sum(item.elements for item in official.values())),
+        findings=[
+            Finding("load-failed", f"The port did not load: {problem.what} {seen}"),
+            *(planned.findings if planned else []),
+        ],
+    )
 
 
 def _load(
@@ -288,11 +303,17 @@ def _import(path: str) -> Any:
 
 
 def half_built(error: BaseException | None, port_class: str) -> torch.nn.Module | None:
-    """The port's model as it stood when its loader raised: it is a local variable of some frame of the traceback."""
+    """The port's model as it stood when its loader raised: it is a local variable of some frame of the traceback.
+
+    None where the constructor itself raised: a model that is built in part has some of its tensors only.
+    """
     found: list[torch.nn.Module] = []
     trace: TracebackType | None = error.__traceback__ if error is not None else None
     while trace is not None:
-        found += [value for value in trace.tb_frame.f_locals.values() if isinstance(value, torch.nn.Module)]
+        frame = trace.tb_frame
+        if frame.f_code.co_name == "__init__" and isinstance(frame.f_locals.get("self"), torch.nn.Module):
+            return None
+        found += [value for value in frame.f_locals.values() if isinstance(value, torch.nn.Module)]
         trace = trace.tb_next
     name = port_class.rpartition(".")[2]
     named = [module for module in found if type(module).__name__ == name]

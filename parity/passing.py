@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -172,39 +172,61 @@ def _keep_out_others(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
 
 
 def match(mine: list[tuple[str, torch.Tensor]], theirs: list[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Which of their tensors stands for which leaf of mine, shapes being equal but for axes of length 1.
+    """Which of their tensors stands for which leaf of mine, with its axes in my order (see `in_my_axes`).
 
     Fields of one name (``last_hidden_state``), then the nearest values, then what is left: of one name (``[0]``), in
     its place.
     """
     found: dict[str, torch.Tensor] = {}
     left = dict(theirs)
+    shapes = {leaf: tensor.shape for leaf, tensor in mine}
+
+    def fits(leaf: str, name: str) -> bool:
+        return in_my_axes(shapes[leaf], left[name]) is not None
 
     def take(leaf: str, name: str) -> None:
-        found[leaf] = left.pop(name)
+        aligned = in_my_axes(shapes[leaf], left.pop(name))
+        assert aligned is not None
+        found[leaf] = aligned
 
-    for leaf, tensor in mine:
-        if leaf in left and not leaf.startswith("[") and leaf and _fits(left[leaf], tensor):
+    for leaf, _ in mine:
+        if leaf in left and not leaf.startswith("[") and leaf and fits(leaf, leaf):
             take(leaf, leaf)
     gaps = [
-        (distance(tensor.detach().squeeze(), other.squeeze()).relative_l2, leaf, name)
+        (distance(tensor.detach().reshape(-1), aligned.reshape(-1)).relative_l2, leaf, name)
         for leaf, tensor in mine
         for name, other in left.items()
-        if leaf not in found and _fits(tensor, other)
+        if leaf not in found and (aligned := in_my_axes(tensor.shape, other)) is not None
     ]
     for gap, leaf, name in sorted(gaps):
         if gap < NEAR and leaf not in found and name in left:
             take(leaf, name)
-    for leaf, tensor in mine:
-        if leaf not in found and leaf in left and _fits(tensor, left[leaf]):
+    for leaf, _ in mine:
+        if leaf not in found and leaf in left and fits(leaf, leaf):
             take(leaf, leaf)
-    rest = [(leaf, tensor) for leaf, tensor in mine if leaf not in found]
+    rest = [leaf for leaf, _ in mine if leaf not in found]
     if len(rest) == len(left):
-        for (leaf, tensor), (name, other) in zip(rest, list(left.items()), strict=True):
-            if _fits(tensor, other):
+        for leaf, name in zip(rest, list(left), strict=True):
+            if fits(leaf, name):
                 take(leaf, name)
     return found
 
 
-def _fits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.squeeze().shape == b.squeeze().shape
+def in_my_axes(shape: Sequence[int], other: torch.Tensor) -> torch.Tensor | None:
+    """``other`` if it has this shape but for axes of length 1; with its inner axes exchanged if that makes it so.
+
+    FastVideo keeps heads behind tokens, diffusers before them. The last axis stays, and no two of the axes that move
+    may be equally long: else nothing says which is which.
+    """
+    mine, theirs = [n for n in shape if n != 1], [n for n in other.shape if n != 1]
+    if mine == theirs:
+        return other
+    if len(mine) != len(theirs) or mine[-1:] != theirs[-1:]:
+        return None
+    moved = [i for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
+    inner = slice(moved[0], moved[-1] + 1)
+    if sorted(mine[inner]) != sorted(theirs[inner]) or len(set(mine[inner])) != len(mine[inner]):
+        return None
+    order = list(range(len(mine)))
+    order[inner] = [moved[0] + theirs[inner].index(size) for size in mine[inner]]
+    return other.reshape(theirs).permute(order).contiguous().reshape(tuple(shape))

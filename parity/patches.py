@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -83,6 +84,21 @@ PATCHES: dict[str, Callable[[], None]] = {
 }
 
 
+_WANTS_A_GPU = re.compile(r"attention backend for CPU|\bmps\b|\bcuda\b|\bNVIDIA\b", re.IGNORECASE)
+_applied: set[str] = set()
+
+
+def advice(error: BaseException) -> str:
+    """What to do about an ``error`` of the port's side that a missing environment patch explains; else empty."""
+    if torch.cuda.is_available() or "cpu-attention" in _applied or not _WANTS_A_GPU.search(str(error)):
+        return ""
+    return (
+        " FastVideo does not run without a GPU as it is, and this port was begun without environment patches: begin it "
+        "again with create_worktree(environment_patches=['cpu-attention', 'cpu-device', 'cpu-autocast']) and copy your "
+        "files over, rather than work around it in the adapter or the port."
+    )
+
+
 def apply_patches(names: list[str]) -> list[str]:
     """Apply patches by name and return a sentence for each.
 
@@ -106,5 +122,6 @@ def apply_patches(names: list[str]) -> list[str]:
                 seen=f"{type(error).__name__}: {error}",
                 fix="Check that fastvideo imports in the port's interpreter, with the worktree as the current folder.",
             ) from error
+        _applied.add(name)
         reports.append(f"{name}: {(patch.__doc__ or '').strip()}")
     return reports

@@ -7,8 +7,9 @@ the last compared call before it: by a call that has no counterpart, or by the c
 from __future__ import annotations
 
 from .blame import Blame, Culprit, named
-from .boundaries import Comparison
+from .boundaries import GROSS, Comparison
 from .made_of import first_line
+from .sketch import sketch_distance
 from .trace import Call
 from .verdict import BOUNDARY_FAIL, ratio
 
@@ -309,7 +310,8 @@ class Places:
             a
             for a in given
             for b in wrong
-            if self.blame.same(a, b) and (self.comparison.explained(a) is None or self.withheld(b, given, parent))
+            if self.blame.same(a, b)
+            and (self.comparison.explained(a) is None or self.out_of_order(a) or self.withheld(b, given, parent))
         ]
         single = [
             a
@@ -321,6 +323,18 @@ class Places:
             and not self.is_size(a)
         ]
         return passed or single or self.blame.unexplained_inputs(self.calls[parent])
+
+    def out_of_order(self, tensor: int) -> bool:
+        """Whether a tensor has the shape of the official one and its values, in another order: tokens joined otherwise.
+
+        Another shape is another way to keep the same (heads before tokens), which the call may expect.
+        """
+        official = self.comparison.explained(tensor)
+        if official is None:
+            return False
+        mine, theirs = self.comparison.port.tensors[tensor], self.comparison.reference.tensors[official]
+        alike = [size for size in mine.shape if size > 1] == [size for size in theirs.shape if size > 1]
+        return alike and sketch_distance(mine, theirs) > GROSS
 
     def withheld(self, wrong: int, given: list[int], parent: int) -> bool:
         """Whether an official module returns what belongs in the place of a wrong tensor, and none of these is it.

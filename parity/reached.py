@@ -13,7 +13,7 @@ import torch
 
 from .leaves import leaves
 from .metrics import distance
-from .passing import match
+from .passing import in_my_axes, match
 
 
 class Reached(BaseException):
@@ -57,7 +57,8 @@ def error_of(values: Any, goal: list[tuple[str, torch.Tensor]]) -> float:
     for _, tensor, other in paired(values, goal):
         if tensor.numel() != other.numel():
             return math.inf
-        errors.append(distance(tensor.reshape(-1), other.reshape(-1)).relative_l2)
+        aligned = in_my_axes(tensor.shape, other)
+        errors.append(distance(tensor.reshape(-1), (other if aligned is None else aligned).reshape(-1)).relative_l2)
     if any(math.isnan(error) for error in errors):
         return math.inf  # `max` would look past it
     return max(errors, default=math.inf)

@@ -88,6 +88,36 @@ def returned_instead(
     return Instead(culprit, _trial(words, culprit, before, after))
 
 
+def put_in_another_order(
+    port: Trace, outputs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> Culprit | None:
+    """The code after the model's last call, if every wrong output holds the official values in another order.
+
+    That is patches put together otherwise, frames for channels, or what the adapter makes of it. Arguments as for
+    `returned_instead`.
+    """
+    wrong = [name for name, tensor in expected.items() if name in outputs and _differs(outputs[name], tensor)]
+    if not wrong or not all(_sorted_alike(outputs[name], expected[name]) for name in wrong):
+        return None
+    info = port.modules.get("")
+    root = next((index for index, call in enumerate(port.calls) if not call.module), None)
+    last = port.calls[port.children(root)[-1]] if root is not None and port.children(root) else None
+    if info is None or last is None or last.file != info.file:
+        return None
+    why = (
+        f"The output {wrong[0]!r} holds the official values in another order, and every module that could be compared "
+        f"agrees. Look at how the result of {named(last)} (line {last.line}) is put together (patches, frames, "
+        "channels), and then at what call_port of the adapter makes of it."
+    )
+    return Culprit("", None, "glue", info.file, last.line, info.end_line, why, "likely")
+
+
+def _sorted_alike(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
+    if mine.numel() != theirs.numel() or not _tells(theirs):
+        return False
+    return _error(mine.reshape(-1).sort().values, theirs.reshape(-1).sort().values) <= _SAME
+
+
 def _exchanged(
     port: Trace, outputs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], wrong: list[str]
 ) -> tuple[Culprit, str, float] | None:

@@ -107,7 +107,7 @@ def rewirings(pool: Pool, partner: set[str], called: set[str], alone: Alone) -> 
     modules = dict(pool.modules())
     calls = list(reversed(pool.calls))
     for call in calls:
-        for change in _siblings(call, modules, alone):
+        for change in (*_unpacked(call), *_siblings(call, modules, alone)):
             yield (change,)
     yield from _exchanged(calls, modules, alone)
     idle = {name: m for name, m in modules.items() if name not in called or next(m.parameters(), None) is None}
@@ -123,6 +123,31 @@ def rewirings(pool: Pool, partner: set[str], called: set[str], alone: Alone) -> 
     handed = (change for call in calls if call.module not in partner for change in _handed(call, pool))
     for change in itertools.islice(handed, _MOST_HANDED):
         yield (change,)
+
+
+def _unpacked(call: Call) -> Iterator[Rewiring]:
+    """What a module returns as a tuple, taken in another order: two exchanged, or the halves (text before video)."""
+    parts = call.returned if isinstance(call.returned, (tuple, list)) else ()
+    if len(parts) < 2 or not all(isinstance(part, torch.Tensor) and part.shape == parts[0].shape for part in parts):
+        return
+    count = len(parts)
+    orders = [tuple({a: b, b: a}.get(i, i) for i in range(count)) for a, b in itertools.combinations(range(count), 2)]
+    if count > 2 and count % 2 == 0:
+        orders += [(*range(count // 2, count), *range(count // 2))]
+    for order in orders:
+        moved = [i for i in range(count) if order[i] != i]
+        if all(torch.equal(parts[i], parts[order[i]]) for i in moved):
+            continue
+
+        def returned(_: Any, output: Any, order: tuple[int, ...] = order) -> Any:
+            return type(output)(output[i] for i in order)
+
+        words = (
+            f"numbers {moved[0] + 1} and {moved[1] + 1} of the {count} tensors that `{call.module}` returns exchanged"
+            if len(moved) == 2
+            else f"the last half of the {count} tensors that `{call.module}` returns taken for the first"
+        )
+        yield Rewiring(words, call.module, call.occurrence, call.file, call.line, returned=returned)
 
 
 def _exchanged(

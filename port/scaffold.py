@@ -59,7 +59,10 @@ def scaffold_files(
     """
     adapter = PurePosixPath(component.adapter)
     kind = component.kind if component.kind in ("scheduler", "tokenizer") else "module"
-    official, port = _side(component.official, facts["official"]), _side(component.port, facts["port"])
+    official, port = (
+        _side(path, facts[side], component.kind)
+        for path, side in ((component.official, "official"), (component.port, "port"))
+    )
     inputs = _inputs(component.kind, official, port)
     names = {row["name"] for row in inputs}
     for side in (official, port):
@@ -101,12 +104,14 @@ def scaffold_files(
     return files
 
 
-def _side(path: str, facts: Side) -> Side:
+def _side(path: str, facts: Side, kind: str) -> Side:
     module, _, name = path.rpartition(".")
     methods: dict[str, list[dict[str, str]]] = facts.get("methods", {})
     times = methods.get("set_timesteps", [])
     config = facts.get("config", "")
-    known = [row["name"] for row in methods.get("__init__", [])]
+    # A DiT that is not written yet will have what FastVideo's base class asks for.
+    unwritten = kind == "dit" and not methods
+    known = ["hf_config"] if unwritten else [row["name"] for row in methods.get("__init__", [])]
     return {
         "path": path,
         "module": module,

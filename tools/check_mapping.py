@@ -29,6 +29,7 @@ from ._weights import require_weights
 from .base import ToolContext, ToolResult, ToolSpec
 
 _SHOWN = 20
+_UNFIT = ("missing", "unexpected", "shape_mismatches")
 _REVIEWED = 300
 """Rules and names of left-out tensors that the ledger keeps for a person's review; all are in the digests."""
 _COUNTED = ("missing", "unexpected", "unused_on_purpose", "shape_mismatches", "collisions")
@@ -181,9 +182,9 @@ def finish(ctx: ToolContext, run: Run) -> CheckMappingResult:
             "unused_rules": sum(row["code"] == "rule-never-matches" for row in value["suspects"]),
         },
         likely_causes=causes_of_mapping(value, planned),
-        next_step=_next_step(
-            verdict, reasons, planned.name if planned else "", value["unused_on_purpose"], only_unexpected
-        ),
+        next_step=_repair_the_loading(value["load_error"])
+        if value["load_error"] and not any(value[name] for name in _UNFIT)
+        else _next_step(verdict, reasons, planned.name if planned else "", value["unused_on_purpose"], only_unexpected),
     )
 
 
@@ -198,11 +199,19 @@ def _shape_row(row: list[Any]) -> str:
 
 def _reasons(value: dict[str, Any]) -> list[str]:
     found = []
-    for name in ("missing", "unexpected", "shape_mismatches"):
+    for name in _UNFIT:
         if value[name]:
             found.append(f"{len(value[name])} {name.replace('_', ' ')}.")
     found += [row["message"] for row in value["collisions"] + value["suspects"] if row["fatal"]]
     return found
+
+
+def _repair_the_loading(error: dict[str, str]) -> str:
+    """Nothing is known of the mapping yet: the port has to load first."""
+    first, *frames = clean(error["seen"] or error["what"]).splitlines()
+    where = f" ({'; '.join(line.strip() for line in frames)[:500]})" if frames else ""
+    why = f"{error['what']} {first[:300]}{where}"
+    return f"The mapping was not judged, because the port did not load: {why}. {error['fix']}"
 
 
 def _next_step(verdict: str, reasons: list[str], component: str, unused: list[str], only_unexpected: bool) -> str:

@@ -16,6 +16,7 @@ from ..port.names import check_branch_prefix, display_name, slugify
 from ..port.paths import check_text, require_utf8
 from ..port.records import PortRecord, new_id, now
 from ..port.textsafe import clean
+from ._components import choose_device
 from .base import ToolContext, ToolResult, ToolSpec
 
 _SHOWN = 40
@@ -70,6 +71,8 @@ def create_worktree(
     interpreter = inspect_interpreter(python, cwd=ctx.cwd) if python else default_interpreter(repository, notes)
     official = inspect_interpreter(official_python, cwd=ctx.cwd, name="official_python") if official_python else None
     _note_torch(interpreter, official, notes)
+    _note_device(patches, notes)
+    hindered = bool(notes)
 
     if repository is not None:
         ctx.report(0, 2, f"adding a worktree of {repository}")
@@ -119,8 +122,9 @@ def create_worktree(
         dirty_count=len(made.dirty),
         excluded=excluded,
         notes=notes + made.notes + remarks,
-        next_step="Call fetch_official_repo with this port_id and the official code's URL or path; where it is an "
-        "installed package, go on with fetch_weights.",
+        next_step=("Read notes: what they name has to be mended before any run, or the port begun again. " * hindered)
+        + "Call fetch_official_repo with this port_id and the official code's URL or path; where it is an installed "
+        "package, go on with fetch_weights.",
     )
 
 
@@ -154,6 +158,15 @@ def _note_torch(interpreter: Interpreter, official: Interpreter | None, notes: l
     for each, side in ((interpreter, "FastVideo"), (official, "the official code")):
         if each is not None and each.torch is None:
             notes.append(f"{each.path} has no torch: install what {side} needs there before running parity.")
+
+
+def _note_device(patches: list[str], notes: list[str]) -> None:
+    """Patches are chosen once, and without a GPU nothing of FastVideo that holds attention can be built."""
+    if not patches and choose_device("auto") == "cpu":
+        notes.append(
+            "No NVIDIA GPU was found here, and FastVideo does not run on a CPU as it is: unless its runs go elsewhere, "
+            "begin again with environment_patches=['cpu-attention', 'cpu-device', 'cpu-autocast', 'denoising-dtype']."
+        )
 
 
 SPEC = ToolSpec(

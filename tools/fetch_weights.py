@@ -240,7 +240,7 @@ def _result(
         counts=counts | {"tensors": report.tensors, "parameters": report.parameters, "bytes": report.bytes},
         digest=report.digest,
         details=str(ctx.runs.folder(run.run_id) / "files" / "weights.json"),
-        next_step=_next_step(report),
+        next_step=_next_step(report, bool(ctx.ports.get(str(run.port_id)).components)),
     )
 
 
@@ -249,11 +249,13 @@ def _duplicate(item: DuplicateKey) -> str:
     return f"{item.key[:80]}: {', '.join(item.files)}{index}"
 
 
-def _next_step(report: WeightsReport) -> str:
+def _next_step(report: WeightsReport, planned: bool) -> str:
     if report.missing:
         return "Call fetch_weights again without patterns that keep the missing files out, or repair the source."
     if not report.files:
         return "Find safetensors weights: call fetch_weights with another source."
+    if planned:
+        return "Call gate_status: the plan stands, and what was measured on other weights is stale."
     return "Call write_plan with the components to port, the DiT first."
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..port.approval_policy import read_policy
+from ..port.components_left_out import left_out
 from ..port.errors import PortError
 from ..port.ledger import Ledger
 from ..port.plan import PlanStep, write_plan_file
@@ -129,6 +130,16 @@ def _evidence(ctx: ToolContext, record: PortRecord, components: tuple[ComponentR
 def _next_step(record: PortRecord) -> str:
     if record.weights is None:
         return "Call fetch_weights: mapping and parity need the official weights."
+    absent = left_out(record, ("dit", "vae", "encoder", "scheduler"))
+    warning = (
+        f"The official model also has {', '.join(absent[:6])}: plan these too, the gate stays closed without them. "
+        if absent
+        else ""
+    )
+    return warning + _first_component(record)
+
+
+def _first_component(record: PortRecord) -> str:
     first = record.components[0]
     adapter = f"Call scaffold_component with component={first.name!r} and write the marked places of {first.adapter}"
     if not has_weights(first):

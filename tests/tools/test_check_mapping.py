@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fastvideo_port.port.errors import PortError
 from fastvideo_port.tools.check_mapping import check_mapping, finish
 from fastvideo_port.tools.run_component_parity import run_component_parity
@@ -204,6 +205,37 @@ def test_a_port_that_does_not_load_fails_with_its_reason(tiny: Any) -> None:
         result = check_mapping(tiny.ctx, tiny.port_id, "transformer")
     assert result.verdict == "fail"
     assert "torhc" in result.suspects[0].message and "torhc" in result.next_step
+
+
+def test_a_port_that_cannot_be_built_says_nothing_of_the_mapping(tiny: Any) -> None:
+    """Project: half a model holds half of the names, which would accuse the rules of what the constructor did."""
+    with tiny.edited("fastvideo/tiny.py", "self.down = ", 'raise ValueError("no such head")\n        self.down = '):
+        result = check_mapping(tiny.ctx, tiny.port_id, "transformer")
+    assert (result.verdict, result.unexpected, result.missing) == ("fail", [], [])
+    assert "param_names_mapping" not in result.next_step and result.likely_causes == []
+    for part in ("was not judged", "no such head", "fastvideo/tiny.py:", "Repair load_port in "):
+        assert part in result.next_step, result.next_step
+
+
+def test_a_place_of_the_adapter_that_is_not_written_yet_is_named_and_no_rule_is_accused(tiny: Any) -> None:
+    edit = "model, state = TinyNet(), {}\n"
+    with tiny.edited(ADAPTER, edit, 'raise NotImplementedError("fill in: the entries")\n    ' + edit):
+        result = check_mapping(tiny.ctx, tiny.port_id, "transformer")
+    assert (result.verdict, result.unexpected, result.missing) == ("fail", [], [])
+    assert "fill in: the entries" in result.next_step and "param_names_mapping" not in result.next_step
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_fastvideo_that_wants_a_gpu_is_answered_with_the_patches_and_not_with_a_repair_of_the_port(tiny: Any) -> None:
+    """Project: the patches are chosen when a port begins; an agent that was told to repair load_port worked around."""
+    line = "self.down = "
+    message = 'raise ValueError("Invalid attention backend for CPU")'
+    with tiny.edited("fastvideo/tiny.py", line, f"{message}\n        {line}"):
+        mapping = check_mapping(tiny.ctx, tiny.port_id, "transformer")
+        with pytest.raises(PortError) as caught:
+            run_component_parity(tiny.ctx, tiny.port_id, "transformer")
+    for told in (mapping.next_step, caught.value.fix):
+        assert "create_worktree(environment_patches=['cpu-attention'" in told, told
 
 
 def test_an_adapter_that_breaks_is_an_error_and_no_evidence(tiny: Any) -> None:

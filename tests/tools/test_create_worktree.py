@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -437,3 +438,20 @@ def test_an_interpreter_that_never_answers_is_given_up(
 def test_giving_both_a_repository_and_a_url_is_refused(context: ToolContext, fastvideo: Path) -> None:
     with pytest.raises(PortError, match="Both fastvideo_repo and clone_url"):
         create_worktree(context, "Wan", fastvideo_repo=str(fastvideo), clone_url=str(fastvideo), python=sys.executable)
+
+
+def test_without_a_gpu_and_without_patches_it_says_what_to_begin_again_with(
+    context: ToolContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Project: the patches are chosen here and nowhere later, and without them no attention can be built on a CPU."""
+    driver = tmp_path / "driver" / "nvidia-smi"
+    driver.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{driver.parent}:{os.environ['PATH']}")
+    for listed, told in (("No devices were found", True), ("GPU 0: NVIDIA H200 (UUID: GPU-1)", False)):
+        driver.write_text(f"#!/bin/sh\necho '{listed}'\n")
+        driver.chmod(0o755)
+        made = create_worktree(context, "Wan", python=sys.executable)
+        assert any("environment_patches=['cpu-attention'" in note for note in made.notes) is told
+        assert made.next_step.startswith("Read notes") is told
+    patched = create_worktree(context, "Wan", python=sys.executable, environment_patches=["cpu-attention"])
+    assert not any("environment_patches" in note for note in patched.notes)

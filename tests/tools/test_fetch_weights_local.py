@@ -18,6 +18,7 @@ from fastvideo_port.port.weights import read_weights
 from fastvideo_port.tools.base import ToolContext
 from fastvideo_port.tools.create_worktree import create_worktree
 from fastvideo_port.tools.fetch_weights import FetchWeightsResult, fetch_weights
+from fastvideo_port.tools.write_plan import PlanComponent, write_plan
 from safetensors.numpy import save_file
 
 
@@ -419,3 +420,15 @@ def test_a_result_stays_small_for_a_monster_and_the_file_has_it_all(
     names = ("components", "files", "duplicates", "unsafe_files", "custom_code")
     assert [result.counts[name] for name in names] == [120, 240, 120, 120, 120]
     assert len(json.loads(Path(result.details).read_text())["files"]) == 240
+
+
+def test_weights_that_are_fetched_again_do_not_ask_for_another_plan(
+    context: ToolContext, port_id: str, folder: Path
+) -> None:
+    """Project: an agent that followed the next step wrote its plan twice."""
+    component(folder)
+    assert "write_plan" in fetch_weights(context, port_id, str(folder)).next_step
+    dit = PlanComponent(name="transformer", kind="dit", official="diffusers.A", port="fastvideo.models.dits.a.A")
+    write_plan(context, port_id, "T2V", [dit])
+    save(folder / "diffusion_pytorch_model-00001-of-00002.safetensors", "a.weight", "b.weight", size=5)
+    assert fetch_weights(context, port_id, str(folder)).next_step.startswith("Call gate_status: the plan stands")

@@ -171,5 +171,7 @@ def test_a_class_that_cannot_be_read_leads_the_next_step(tiny: Any) -> None:
         result = scaffold(tiny)
         assert result.next_step.startswith("fastvideo.tiny.TinyNett could not be read")
         assert "nearest: TinyNet" in result.signatures["port"]
+        # FastVideo's base class asks every DiT for it; an adapter that leaves it out fails when the class is written.
+        assert "TinyNett(config, hf_config=hf_config)" in (tiny.worktree / ADAPTER).read_text()
     finally:
         planned_as(tiny, port=right)

@@ -103,6 +103,18 @@ def test_the_next_step_follows_from_what_is_there(ctx: ToolContext) -> None:
     assert "check_mapping with component='transformer'" in write_plan(ctx, "port-1", "T2V", [VAE, DIT]).next_step
 
 
+def test_a_component_of_the_weights_that_the_plan_leaves_out_is_named_before_anything_is_written(
+    ctx: ToolContext,
+) -> None:
+    """Project: only the gate said so, when all else was done."""
+    found = {"transformer": ("dit", "WanTransformer3DModel"), "scheduler": ("scheduler", "UniPCMultistepScheduler")}
+    weights = WeightsRecord(path="/w", source="a/b", revision=None, digest="0" * 64, components=found)
+    ctx.ports.update("port-1", lambda old: old.model_copy(update={"weights": weights}))
+    told = write_plan(ctx, "port-1", "T2V", [DIT]).next_step
+    assert told.startswith("The official model also has scheduler (UniPCMultistepScheduler): plan these too")
+    assert "Call scaffold_component" in told
+
+
 @pytest.mark.parametrize("scope", ["", "  \n", "\u200b\x1b[31m"])
 def test_an_empty_scope_is_refused(ctx: ToolContext, scope: str) -> None:
     with pytest.raises(PortError, match="no scope"):
