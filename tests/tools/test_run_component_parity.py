@@ -110,6 +110,17 @@ def test_the_next_step_names_the_change_that_removes_the_error(tiny: Any) -> Non
     assert f"(a change that removes the error: {result.trials[0]})" in result.next_step, result.next_step
 
 
+def test_an_error_deep_inside_torch_names_the_line_of_the_port_that_led_there(tiny: Any) -> None:
+    """Project: the last four frames were torch's own, and nothing said where the port called it."""
+    line = "h = self.norm(torch.tanh(self.up(x)))"
+    with (
+        tiny.edited("fastvideo/tiny.py", line, line.replace("self.up(x)", "self.up(x[..., :3])")),
+        pytest.raises(PortError) as caught,
+    ):
+        run_component_parity(tiny.ctx, tiny.port_id, "transformer", cases=["small"], seeds=[0], device="cpu")
+    assert "fastvideo/tiny.py:" in caught.value.seen and "torch/nn/modules/linear.py" in caught.value.seen
+
+
 def refused(tiny: Any, match: str, **arguments: Any) -> PortError:
     """The error of a call that must start nothing."""
     before = tiny.left()
