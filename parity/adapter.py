@@ -27,6 +27,8 @@ _REQUIRED = {
     "call_official": ["model", "inputs", "ctx"],
     "call_port": ["model", "inputs", "ctx"],
 }
+_HERE = str(Path(__file__).parent)
+_TORCH = str(Path(torch.__file__).parent)
 MODULE_NAME = "_fastvideo_port_adapter"
 """What the adapter is called among the imported modules."""
 
@@ -114,10 +116,11 @@ class Adapter:
 
 
 def _user_frames(error: BaseException) -> str:
-    """The last frames of the traceback, without those of this engine."""
-    here = str(Path(__file__).parent)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(here)]
-    return "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames[-4:])
+    """The last frames of the traceback, without those of this engine; of torch's own only the last one."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_HERE)]
+    own = [frame for frame in frames if not frame.filename.startswith(_TORCH)]
+    shown = own[-4:] + [frame for frame in frames[-1:] if frame not in own]
+    return "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in shown)
 
 
 def load_adapter(path: Path, optional: tuple[str, ...] = ()) -> Adapter:

@@ -10,7 +10,7 @@ from .boundaries import Boundary, Comparison
 from .passing import NEAR
 from .proof import Proof
 from .sketch import Fingerprint, same_values_in_any_order, sketch_distance
-from .trace import Call, Trace
+from .trace import Call, ModuleInfo, Trace
 from .verdict import BIAS_FAIL, BOUNDARY_FAIL, ratio
 
 
@@ -254,10 +254,8 @@ class Blame:
             name,
             self.official(call),
             "module",
-            info.file if info else call.file,
-            info.line if info else call.line,
-            info.end_line if info else call.line,
-            why,
+            *where_to_look(info, call),
+            why + how_it_is_built(info),
             "certain" if call.module in self.comparison.pairs else "likely",
         )
 
@@ -423,6 +421,22 @@ class Blame:
             and "float" in self.comparison.port.tensors[tensor].dtype
             and self.comparison.explained(tensor) is None
         ]
+
+
+def where_to_look(info: ModuleInfo | None, call: Call) -> tuple[str, int, int]:
+    """File and lines of a module's forward; of one of torch's own, the line that calls it: nobody repairs torch."""
+    if info is None or _of_torch(info):
+        return call.file, call.line, call.line
+    return info.file, info.line, info.end_line
+
+
+def how_it_is_built(info: ModuleInfo | None) -> str:
+    """What to look at besides, if a module's class is torch's own; else empty."""
+    return " Its class is torch's own: look at the arguments that it is built with." if _of_torch(info) else ""
+
+
+def _of_torch(info: ModuleInfo | None) -> bool:
+    return info is not None and "/torch/nn/" in info.file
 
 
 def _parameter(trace: Trace, call: Call, name: str) -> str:

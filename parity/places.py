@@ -6,7 +6,7 @@ the last compared call before it: by a call that has no counterpart, or by the c
 
 from __future__ import annotations
 
-from .blame import Blame, Culprit, named
+from .blame import Blame, Culprit, how_it_is_built, named, where_to_look
 from .boundaries import GROSS, Comparison
 from .made_of import first_line
 from .sketch import sketch_distance
@@ -381,10 +381,8 @@ class Places:
             name,
             self.blame.official(call),
             "module",
-            info.file if info else call.file,
-            info.line if info else call.line,
-            info.end_line if info else call.line,
-            why,
+            *where_to_look(info, call),
+            why + how_it_is_built(info),
             "certain" if sure else "likely",
         )
 

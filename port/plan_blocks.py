@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .approval_policy import Policy
+from .components_left_out import only
 from .gate import GateItem, gate
 from .ledger import Entry
 from .plan_official import official_lacks
@@ -37,7 +38,7 @@ def blocks_of(port: PortRecord, entries: list[Entry], step_id: str, policy: Poli
     what, _, name = step_id.partition("-")
     component = port.component(name)
     if component is not None and what in _BY_COMPONENT:
-        items = gate(port.model_copy(update={"components": [component]}), entries, policy)
+        items = gate(only(port, component), entries, policy)
         return _unmet(items, _BY_COMPONENT[what]) or ["No tool measures this step for this kind of component."]
     if component is not None and what == "adapter":
         if not (Path(port.worktree) / component.adapter).is_file():

@@ -49,3 +49,10 @@ def trial_words(trials: list[dict[str, Any]]) -> list[str]:
         clean(f"{Path(row['file']).name}:{row['line']}: with {row['words']} the error is {row['after']:.1g}")[:300]
         for row in rows
     ]
+
+
+def what_to_compare(culprit: Culprit, trials: list[str]) -> str:
+    """The place to compare with the official code, and the first change that was found to remove the error."""
+    lines = f"{culprit.line}-{culprit.end_line}" if culprit.end_line > culprit.line else f"{culprit.line}"
+    first = f" (a change that removes the error: {trials[0]})" if trials else ""
+    return f"Compare {culprit.file}:{lines} with the official code{first}, repair it, then call run_component_parity"

@@ -22,7 +22,7 @@ from ._components import (
     started_with,
     trusted_references,
 )
-from ._culprits import Culprit, culprit_of, trial_words
+from ._culprits import Culprit, culprit_of, trial_words, what_to_compare
 from ._divergence import divergence_picture
 from ._runs import no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
@@ -155,9 +155,7 @@ def _next_step(verdict: Verdict, culprit: Culprit | None, trials: list[str], val
         return f"No place was found ({clean(_why(value))[:300]}); look at the findings of run_component_parity."
     if culprit.kind == "backend":
         return "Give the port the attention backend of the official code, or show why not; then run_component_parity."
-    where = f"{culprit.file}:{culprit.line}" + (f"-{culprit.end_line}" if culprit.end_line > culprit.line else "")
-    first = f" (a change that removes the error: {trials[0]})" if trials else ""
-    return f"Compare {where} with the official code{first}, repair it, then call run_component_parity."
+    return f"{what_to_compare(culprit, trials)}."
 
 
 SPEC = ToolSpec(

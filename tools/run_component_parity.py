@@ -26,7 +26,7 @@ from ._components import (
     started_with,
     trusted_references,
 )
-from ._culprits import Culprit, culprit_of, place, trial_words
+from ._culprits import Culprit, culprit_of, place, trial_words, what_to_compare
 from ._divergence import divergence_picture
 from ._runs import no_result_yet, require_value, start_and_wait
 from ._weights import require_weights
@@ -206,6 +206,7 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
             depends_on=dependencies(port, run.arguments, value["depends_on"]),
         )
     culprit = culprit_of(value["culprit"], Path(port.worktree)) if verdict != "pass" else None
+    tried = trial_words(value["trials"])
     trials = value["self_test"]["trials"]
     return RunComponentParityResult(
         run_id=run.run_id,
@@ -217,7 +218,7 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
         culprit=culprit,
         confirmed=value["confirmed"],
         more_culprits=[place(row, Path(port.worktree)) for row in value["culprits"][1:4]],
-        trials=trial_words(value["trials"]),
+        trials=tried,
         pictures=divergence_picture(ctx, run, value),
         dtype_audit=value["dtype_audit"][:_SHOWN],
         attention_backends=value["attention_backends"],
@@ -231,7 +232,7 @@ def finish(ctx: ToolContext, run: Run) -> RunComponentParityResult:
         environment_patches=value["environment_patches"],
         likely_causes=causes_of_parity(value, planned, Path(port.worktree)),
         next_step=_backend_step(verdict, value["attention_backends"], value["confirmed"], value["findings"])
-        or _next_step(verdict, culprit, reasons, bool(run.arguments["complete"])),
+        or _next_step(verdict, culprit, tried, reasons, bool(run.arguments["complete"])),
     )
 
 
@@ -331,7 +332,7 @@ def _backend_step(verdict: Verdict, backends: dict[str, Any], confirmed: bool, f
     return ""
 
 
-def _next_step(verdict: Verdict, culprit: Culprit | None, reasons: list[str], complete: bool) -> str:
+def _next_step(verdict: Verdict, culprit: Culprit | None, trials: list[str], reasons: list[str], complete: bool) -> str:
     if verdict == "pass":
         if not complete:
             return "Call run_component_parity without cases, seeds, dtypes or adapter: the gate asks for the full run."
@@ -340,8 +341,7 @@ def _next_step(verdict: Verdict, culprit: Culprit | None, reasons: list[str], co
     if verdict in ("inconclusive", "error"):
         return f"Repair the check, not the port ({first or 'see findings'}), then call it again."
     if culprit is not None:
-        place = f"{culprit.file}:{culprit.line}" + (f"-{culprit.end_line}" if culprit.end_line > culprit.line else "")
-        return f"Compare {place} with the official code, repair it, then call run_component_parity again."
+        return f"{what_to_compare(culprit, trials)} again."
     return f"Look at the findings ({first or 'see cases'}), repair, then call it again."
 
 

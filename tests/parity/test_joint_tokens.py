@@ -96,10 +96,17 @@ def test_a_norm_with_heads_behind_tokens_is_forced_and_tried_like_any_other(tmp_
     """Project: diffusers keeps heads before tokens; the norm could not be forced, and attention was blamed for it."""
     assert lab.Lab(tmp_path / "right", official=OFFICIAL, port=HEADS_LAST, cases=["small"]).run().verdict == "pass"
     port = lab.edited(HEADS_LAST, ("eps=1e-5", "eps=1e-3"))
-    value = lab.Lab(tmp_path / "wrong", official=OFFICIAL, port=port, cases=["small"], trials=True).run().value
+    result = lab.Lab(tmp_path / "wrong", official=OFFICIAL, port=port, cases=["small"], trials=True).run()
+    value = result.value
     assert value["confirmed"] and [row["module"] for row in value["culprits"]] == ["layers.0.attention.norm_k"], value
     found = [row["words"] for trial in value["trials"] for row in trial["found"]]
     assert found[:1] == ["layer_norm: an epsilon of 1e-05 in place of 0.001"]
+    # Torch's own file is no place to repair anything.
+    assert (value["culprit"]["file"], value["culprit"]["line"]) == (
+        str(result.port_file),
+        result.line("self.norm_k(k)"),
+    )
+    assert "the arguments that it is built with" in value["culprit"]["why"]
 
 
 def test_tokens_that_a_caller_joins_the_other_way_are_the_callers_fault(tmp_path: Path) -> None:

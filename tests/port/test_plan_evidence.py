@@ -9,12 +9,13 @@ from typing import Literal
 
 import fastvideo_port.tools as tools
 import pytest
+from fastvideo_port.port.approval_policy import Policy
 from fastvideo_port.port.ledger import Entry
-from fastvideo_port.port.plan_blocks import is_measured
+from fastvideo_port.port.plan_blocks import blocks_of, is_measured
 from fastvideo_port.port.plan_evidence import evidence_of
 from fastvideo_port.port.plan_official import official_lacks
 from fastvideo_port.port.plan_steps import steps_of_port
-from fastvideo_port.port.records import ComponentRecord, PortRecord, now
+from fastvideo_port.port.records import ComponentRecord, PortRecord, WeightsRecord, now
 
 
 @pytest.fixture
@@ -144,3 +145,13 @@ def test_a_measured_step_says_which_tool_measures_it(port: PortRecord) -> None:
     assert unmeasured == {"settle-risks", *(f"adapter-{kind}" for kind in kinds)}
     for step in steps.keys() - unmeasured:
         assert set(re.findall(r"`(\w+)`", steps[step].acceptance)) & names, step
+
+
+def test_what_blocks_a_components_step_says_nothing_of_the_other_planned_ones(port: PortRecord) -> None:
+    """Project: the scheduler was planned, and a step of the transformer asked to plan it."""
+    scheduler = ComponentRecord(name="scheduler", kind="scheduler", official="d.S", port="fastvideo.S", adapter="s.py")
+    held = {"transformer": ("dit", "A"), "scheduler": ("scheduler", "S")}
+    weights = WeightsRecord(path="/w", source="a/b", revision=None, digest="0" * 64, components=held)
+    both = port.model_copy(update={"components": [*port.components, scheduler], "weights": weights})
+    (told,) = blocks_of(both, [], "parity-transformer", Policy())
+    assert "run_component_parity has not been run" in told and "write_plan" not in told, told

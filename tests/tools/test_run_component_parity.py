@@ -97,6 +97,30 @@ def test_a_call_port_that_returns_nothing_is_told_to_return_the_outputs(tiny: An
     assert "never called the model" in result.next_step and "align_backends" not in result.next_step
 
 
+def test_the_next_step_names_the_change_that_removes_the_error(tiny: Any) -> None:
+    """Project: an agent that followed the next step compared lines, though the change was found already."""
+    with tiny.edited("fastvideo/tiny.py", "eps=1e-6", "eps=1e-3"):
+        result = run_component_parity(
+            tiny.ctx, tiny.port_id, "transformer", cases=["small"], seeds=[0], dtypes=["float32"], device="cpu"
+        )
+        while result.state in ("queued", "running"):
+            run_status(tiny.ctx, result.run_id, 45)
+            result = finish(tiny.ctx, tiny.ctx.runs.get(result.run_id))
+    assert result.verdict == "fail" and "an epsilon of 1e-06" in result.trials[0]
+    assert f"(a change that removes the error: {result.trials[0]})" in result.next_step, result.next_step
+
+
+def test_an_error_deep_inside_torch_names_the_line_of_the_port_that_led_there(tiny: Any) -> None:
+    """Project: the last four frames were torch's own, and nothing said where the port called it."""
+    line = "h = self.norm(torch.tanh(self.up(x)))"
+    with (
+        tiny.edited("fastvideo/tiny.py", line, line.replace("self.up(x)", "self.up(x[..., :3])")),
+        pytest.raises(PortError) as caught,
+    ):
+        run_component_parity(tiny.ctx, tiny.port_id, "transformer", cases=["small"], seeds=[0], device="cpu")
+    assert "fastvideo/tiny.py:" in caught.value.seen and "torch/nn/modules/linear.py" in caught.value.seen
+
+
 def refused(tiny: Any, match: str, **arguments: Any) -> PortError:
     """The error of a call that must start nothing."""
     before = tiny.left()
