@@ -78,6 +78,8 @@ def convert_weights(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         findings += layout_findings(staging)
         if _identity(before) != identity:
             findings.append(Finding("source-changed", "The conversion changed the official weights; fetch them again."))
+        if not findings and not value["arrived"][0]:
+            findings.append(Finding("nothing-arrived", "Every tensor is dropped: there is nothing to load."))
         fatal = any(finding.fatal for finding in findings)
         suspect = any(finding.code.endswith("-suspect") for finding in findings)
         verdict = "fail" if fatal else "investigate" if suspect else "pass"

@@ -118,6 +118,12 @@ def test_a_script_that_raises_is_an_error_with_its_last_words(tiny: Any) -> None
     assert "blocks.0" in caught.value.seen and len(tiny.entries()) == before
 
 
+def test_a_conversion_that_drops_everything_proves_nothing(tiny: Any) -> None:
+    rules = {**RULES, "rules": [{"match": ".*", "drop": "not needed"}]}
+    result = converted(tiny.ctx, tiny.port_id, rules=write(tiny.worktree, "rules/none.json", rules))
+    assert result.verdict == "fail" and [row.code for row in result.findings] == ["nothing-arrived"]
+
+
 LEFT_BEHIND = """
 import os, time
 if os.fork() == 0:
