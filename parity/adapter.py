@@ -29,6 +29,9 @@ _REQUIRED = {
 }
 _HERE = str(Path(__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
+MAX_CASES = 64
+"""Most entries of ``CASES``: with more a check does not end in a day."""
+
 MODULE_NAME = "_fastvideo_port_adapter"
 """What the adapter is called among the imported modules."""
 
@@ -51,6 +54,12 @@ class Adapter:
                 "CASES of the adapter is not a dict of dicts with at least one entry.",
                 seen=f"{self.path}: CASES = {cases!r:.200}",
                 fix='Write CASES = {"small": {...}, "odd": {...}}, or leave it out.',
+            )
+        if len(cases) > MAX_CASES:
+            raise ParityError(
+                "CASES of the adapter has more entries than a check can run.",
+                seen=f"{self.path}: {len(cases)} cases",
+                fix=f"Keep the {MAX_CASES} that differ most; a small and an odd one are usual.",
             )
         return {str(name): dict(value) for name, value in cases.items()}
 

@@ -9,8 +9,10 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,7 @@ from .convert_write import SHARD_BYTES, write_component
 from .errors import ParityError
 from .job import Job
 from .mapping import Finding
+from .script_run import PATIENCE_S, pass_on
 from .weights import FileTensors
 
 STAGING = ".converting-"
@@ -55,7 +58,7 @@ def convert_weights(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     source, target = Path(spec["source"]).resolve(), Path(spec["target"])
     with _alone(target.parent):
         for left in [*target.parent.glob(f"{STAGING}*"), target.parent / REJECTED]:
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)
         _recover(target)
         before = read_checkpoint(source)
         if not before.entries:
@@ -75,6 +78,8 @@ def convert_weights(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         findings += layout_findings(staging)
         if _identity(before) != identity:
             findings.append(Finding("source-changed", "The conversion changed the official weights; fetch them again."))
+        if not findings and not value["arrived"][0]:
+            findings.append(Finding("nothing-arrived", "Every tensor is dropped: there is nothing to load."))
         fatal = any(finding.fatal for finding in findings)
         suspect = any(finding.code.endswith("-suspect") for finding in findings)
         verdict = "fail" if fatal else "investigate" if suspect else "pass"
@@ -214,20 +219,30 @@ def _run_script(spec: dict[str, Any], source: Path, staging: Path, job: Job) -> 
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     assert process.stdout is not None
-    last = b""
-    while part := os.read(process.stdout.fileno(), 1 << 16):
-        last = (last + part)[-_LAST_WORDS:]
-        sys.stdout.buffer.write(part)
-        sys.stdout.buffer.flush()
+    tail = bytearray()
+    reader = threading.Thread(target=pass_on, args=(process.stdout, tail), daemon=True)
+    reader.start()
     code = process.wait()
+    # What it left behind must neither go on writing nor be waited for.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    reader.join(PATIENCE_S)
+    if staging.is_symlink() or not staging.is_dir():
+        _remove(staging)
+        raise ParityError(
+            "The conversion script took its output folder away or put something else in its place.",
+            seen=str(staging),
+            fix=f"Let it write into the folder that ${OUTPUT} names; a link is not followed.",
+        )
     if code:
         ended = f"died of signal {-code}" if code < 0 else f"ended with status {code}"
         shutil.rmtree(staging, ignore_errors=True)
         raise ParityError(
             f"The conversion script {ended}.",
-            seen=last.decode("utf-8", "replace").strip(),
+            seen=bytes(tail[-_LAST_WORDS:]).decode("utf-8", "replace").strip(),
             fix=f"Repair it. It reads ${SOURCE} and writes model_index.json and component folders to ${OUTPUT}.",
         )
 
@@ -246,6 +261,14 @@ def _alone(folder: Path) -> Iterator[None]:
                 fix="Wait for it, or cancel its run.",
             ) from error
         yield
+
+
+def _remove(path: Path) -> None:
+    """Remove what a conversion left, whatever it is; where a link leads stays."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _old(target: Path) -> Path:

@@ -24,7 +24,8 @@ from .errors import ParityError
 
 _TAIL_BYTES = 256 << 10
 _MOST_NOTES = 1000
-_PATIENCE_S = 10.0
+PATIENCE_S = 10.0
+"""Seconds that the end of the output is waited for: a process that the script left behind may hold it open."""
 
 
 @dataclass
@@ -139,7 +140,7 @@ def run_script(
         result.pid = process.pid
         assert process.stdout is not None
         tail = bytearray()
-        reader = threading.Thread(target=_pass_on, args=(process.stdout, tail), daemon=True)
+        reader = threading.Thread(target=pass_on, args=(process.stdout, tail), daemon=True)
         reader.start()
         try:
             _wait(process, result, began, time_limit_s, each)
@@ -148,7 +149,7 @@ def run_script(
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        reader.join(_PATIENCE_S)
+        reader.join(PATIENCE_S)
         result.output = bytes(tail).decode("utf-8", "replace")
         result.seconds = time.monotonic() - began
     return result
@@ -176,7 +177,7 @@ def _wait(
             result.signal = f"signal {-code}"
 
 
-def _pass_on(stream: IO[bytes], tail: bytearray) -> None:
+def pass_on(stream: IO[bytes], tail: bytearray) -> None:
     """Hand what the script prints on to the log and keep its end."""
     while block := os.read(stream.fileno(), 1 << 16):
         with contextlib.suppress(OSError, ValueError):

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
@@ -64,6 +64,9 @@ class Signature:
         self._refuse_unknown(raw)
         arguments = {key: self._unpacked(key, value) for key, value in raw.items()}
         _refuse_excess(self.name, arguments)
+        for key, field in self.parameters.items():
+            if key in arguments and field.annotation is not bool and bool not in get_args(field.annotation):
+                arguments[key] = _without_numbers(arguments[key])
         try:
             checked = self.model.model_validate(arguments)
         except ValidationError as error:
@@ -186,6 +189,27 @@ def _refuse_excess(name: str, raw: Mapping[str, Any]) -> None:
             stack.extend((key, item, depth + 1) for pair in value.items() for item in pair)
         elif isinstance(value, list):
             stack.extend((key, item, depth + 1) for item in value)
+
+
+class _Truth:
+    """A true or false that is not also 1 or 0, which is what pydantic would take it for."""
+
+    def __init__(self, value: bool) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return repr(self._value)
+
+
+def _without_numbers(value: Any) -> Any:
+    """``value`` with every true and false as a `_Truth`."""
+    if isinstance(value, bool):
+        return _Truth(value)
+    if isinstance(value, list):
+        return [_without_numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_numbers(item) for key, item in value.items()}
+    return value
 
 
 def _is_unicode(text: str) -> bool:

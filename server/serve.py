@@ -166,7 +166,9 @@ def read_token(file: Path | None) -> str | None:
         source = str(file)
         try:
             mode = file.stat().st_mode
-            text = file.read_text(encoding="utf-8") if stat.S_ISREG(mode) and file.stat().st_size < 4096 else ""
+            if not stat.S_ISREG(mode):
+                raise OSError("not a regular file")
+            text = file.read_text(encoding="utf-8") if file.stat().st_size < 4096 else ""
         except (OSError, UnicodeDecodeError) as error:
             raise PortError("The token file cannot be read.", seen=f"{file}: {error}", fix=_MAKE_TOKEN) from error
         if os.name == "posix" and mode & 0o077:
@@ -193,13 +195,15 @@ def is_loopback(host: str) -> bool:
         pass
     try:
         found = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
-    except OSError:
+    except (OSError, UnicodeError):  # no name of a machine
         return False
     return bool(found) and all(ipaddress.ip_address(str(address).split("%")[0]).is_loopback for address in found)
 
 
 def _listen(options: HttpOptions) -> socket.socket:
     try:
+        if not 0 <= options.port < 65536:  # a larger one would be cut to 16 bits, and we would listen elsewhere
+            raise OverflowError("a port is a number from 0 to 65535")
         family, kind, protocol, _, address = socket.getaddrinfo(
             options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
@@ -208,7 +212,7 @@ def _listen(options: HttpOptions) -> socket.socket:
         listener.bind(address)
         # Whoever reads where we listen may connect at once; it waits until the application is there.
         listener.listen(128)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise PortError(
             "The server cannot listen there.",
             seen=f"{options.host}:{options.port}: {error}",

@@ -98,6 +98,9 @@ CHEATS = {
     "empty dicts": Cheat("nothing-compared", both("{}"), verdicts=INCONCLUSIVE),
     "empty tensors": Cheat("nothing-compared", both("out[:0]"), verdicts=INCONCLUSIVE),
     "no case": Cheat("CASES", "CASES = {}", settings={"cases": None}),
+    "cases without end": Cheat(
+        "more entries than", "CASES = {str(i): {} for i in range(100_000)}", settings={"cases": None}
+    ),
     "an output left out": Cheat(
         "missing-output", output("official", '{"a": out, "b": 2 * out}') + output("port", '{"a": out}')
     ),

@@ -63,6 +63,13 @@ def test_json_in_a_string_is_read_where_a_list_is_wanted_and_kept_where_text_is(
     assert checked["parts"] == [Part(name="x")]
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_true_is_no_number(value: bool) -> None:
+    assert f"count: must be a whole number, got {value}" in refused({"name": "a", "count": value}).seen
+    error = refused({"name": value, "parts": [{"name": "x", "weight": value}]})
+    assert "name: must be text" in error.seen and "parts[0].weight: must be a whole number" in error.seen
+
+
 def test_an_unknown_argument_is_refused_and_the_nearest_is_named() -> None:
     error = refused({"name": "a", "cuont": 3})
     assert "'cuont' (nearest: count)" in error.seen

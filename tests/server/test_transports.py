@@ -307,9 +307,23 @@ def test_http_beyond_this_machine_needs_a_token(tmp_path: Path, monkeypatch: pyt
             serve_http(HttpOptions(host=host, port=0))
 
 
+@pytest.mark.parametrize(
+    ("host", "port"), [("127.0.0.1", 99999), ("127.0.0.1", 65536 + 8765), ("127.0.0.1", -1), ("a..b", 0)]
+)
+def test_an_address_that_is_none_is_refused_and_not_bent_into_another(
+    tmp_path: Path, token_file: Path, monkeypatch: pytest.MonkeyPatch, host: str, port: int
+) -> None:
+    import uvicorn
+
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: pytest.fail("it listens"))
+    monkeypatch.setenv("FASTVIDEO_PORT_HOME", str(tmp_path))
+    with pytest.raises(PortError, match="cannot listen"):
+        serve_http(HttpOptions(host=host, port=port, token_file=token_file))
+
+
 def test_loopback_is_told_from_the_rest() -> None:
     assert all(is_loopback(host) for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"))
-    assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "192.0.2.1", ""))
+    assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "192.0.2.1", "", "a..b"))
 
 
 @pytest.mark.parametrize("content", ["", "short", "with a space in it and more", "ünïcödé-ünïcödé-ünïcödé"])
@@ -325,6 +339,9 @@ def test_a_token_that_others_can_read_is_refused(token_file: Path) -> None:
     token_file.chmod(0o644)
     with pytest.raises(PortError, match="Other users"):
         read_token(token_file)
+    with pytest.raises(PortError, match="cannot be read") as caught:
+        read_token(Path("/dev/zero"))
+    assert "not a regular file" in caught.value.seen and "chmod" not in caught.value.fix
 
 
 def test_the_token_comes_from_the_file_before_the_environment(

@@ -118,6 +118,38 @@ def test_a_script_that_raises_is_an_error_with_its_last_words(tiny: Any) -> None
     assert "blocks.0" in caught.value.seen and len(tiny.entries()) == before
 
 
+def test_a_conversion_that_drops_everything_proves_nothing(tiny: Any) -> None:
+    rules = {**RULES, "rules": [{"match": ".*", "drop": "not needed"}]}
+    result = converted(tiny.ctx, tiny.port_id, rules=write(tiny.worktree, "rules/none.json", rules))
+    assert result.verdict == "fail" and [row.code for row in result.findings] == ["nothing-arrived"]
+
+
+LEFT_BEHIND = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    time.sleep(3600)
+"""
+
+
+def test_a_process_that_a_script_left_behind_is_not_waited_for(tiny: Any) -> None:
+    result = converted(tiny.ctx, tiny.port_id, script=write(tiny.worktree, "scripts/fork.py", LEFT_BEHIND))
+    assert (result.state, result.verdict) == ("done", "fail")
+
+
+@pytest.mark.parametrize("put", ["os.symlink({away!r}, out)", "open(out, 'w').close()", "pass"])
+def test_a_script_that_replaces_its_output_folder_is_told_and_the_next_one_works(
+    tiny: Any, tmp_path: Path, put: str
+) -> None:
+    placed = put.format(away=str(tmp_path))
+    script = f"import os\nout = os.environ['FASTVIDEO_PORT_OUTPUT']\nos.rmdir(out)\n{placed}\n"
+    with pytest.raises(PortError, match="something else in its place"):
+        converted(tiny.ctx, tiny.port_id, script=write(tiny.worktree, "scripts/replace.py", script))
+    assert tmp_path.is_dir()
+    nothing = converted(tiny.ctx, tiny.port_id, script=write(tiny.worktree, "scripts/nothing.py", "pass\n"))
+    assert nothing.verdict == "fail" and nothing.path.endswith(".rejected")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
