@@ -16,8 +16,9 @@ Ways to pass untested
 
 Where it is wrong
     `pairing` finds each module's counterpart, `boundaries` compares them, `blame` names one culprit. `diagnose` takes a
-    failing port apart: `experiments` asks the processes of `lab`; `local_faults`, `caller_or_callee` and `repairs`
-    conclude. `trials` makes the usual mistakes (`mutations`, `substitutes`, `completions`) one by one.
+    failing port apart: `experiments` asks the processes of `lab`; `local_faults` (on `places`, `made_of`),
+    `caller_or_callee` and `repairs` conclude. `trials` makes the usual mistakes (`mutations`, `substitutes`,
+    `completions`) one by one.
     `locate_job` tries the causes in the order of `ladder`.
 
 Weights

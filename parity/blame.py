@@ -358,10 +358,12 @@ class Blame:
 
     def _other_masks(self, call: Call, other: Call) -> list[int]:
         """Masks that keep out other positions than the counterpart's: additive ones, and boolean ones of one sense."""
-        theirs = dict(other.inputs)
+        theirs = {_parameter(self.comparison.reference, other, name): b for name, b in other.inputs}
+        theirs |= dict(other.inputs)
         found = []
         for name, a in call.inputs:
-            mine, b = self.comparison.port.tensors[a], theirs.get(name)
+            parameter = _parameter(self.comparison.port, call, name)
+            mine, b = self.comparison.port.tensors[a], theirs.get(parameter, theirs.get(name))
             wrong = (call.module, call.occurrence, name) in self.comparison.other_masks
             if b is not None and mine.dtype == self.comparison.reference.tensors[b].dtype == "bool":
                 official = self.comparison.reference.tensors[b]

@@ -169,12 +169,16 @@ def _returned(function: _Function, leaf: str) -> list[ast.expr]:
     return found
 
 
-@lru_cache(maxsize=64)
 def _tree(file: str) -> ast.Module | None:
     try:
-        return ast.parse(Path(file).read_text())
+        return _parsed(Path(file).read_text())
     except (OSError, SyntaxError, ValueError):
         return None
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 def _function_at(file: str, line: int) -> _Function | None:

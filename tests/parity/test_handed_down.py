@@ -125,23 +125,25 @@ class Masked(nn.Module):
 
 
 class Causal(nn.Module):
-    def __init__(self, kind: str, diagonal: int) -> None:
+    def __init__(self, kind: str, diagonal: int, *, named: bool = True) -> None:
         super().__init__()
-        self.kind, self.diagonal = kind, diagonal
+        self.kind, self.diagonal, self.named = kind, diagonal, named
         self.first, self.attend, self.last = nn.Linear(WIDTH, WIDTH), Masked(), nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         seen = torch.ones(5, 5, dtype=torch.bool).tril(self.diagonal)
         mask = seen if self.kind == "bool" else torch.zeros(5, 5, dtype=x.dtype).masked_fill(~seen, float(self.kind))
-        y: torch.Tensor = self.last(self.attend(self.first(x), mask=mask))
+        h = self.first(x)
+        y: torch.Tensor = self.last(self.attend(h, mask=mask) if self.named else self.attend(h, mask))
         return y
 
 
+@pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("kind", ["bool", "-inf", "-1e9"])
-def test_another_mask_is_blamed_on_who_made_it(kind: str, tmp_path: Path) -> None:
+def test_another_mask_is_blamed_on_who_made_it(kind: str, named: bool, tmp_path: Path) -> None:
     """Project: no fingerprint tells two masks of infinities apart, and the attention was accused."""
     torch.manual_seed(0)
-    official, port = Causal(kind, 0), Causal(kind, 1)
+    official, port = Causal(kind, 0, named=named), Causal(kind, 1)
     port.load_state_dict(official.state_dict())
     (fault,) = faults_of(official, port, torch.randn(1, 5, WIDTH), tmp_path)
     assert (fault.culprit.kind, fault.culprit.module) == ("glue", ""), fault.culprit

@@ -58,3 +58,9 @@ def test_where_no_checked_call_is_behind_a_value_nothing_is_said(file: str) -> N
     assert first_line(file, ATTN, "[0]", set(), "attn") is None
     assert first_line(file, ATTN, "[7]", {NORM1}, "attn") is None
     assert first_line(file + ".missing", ATTN, "[0]", {NORM1}, "attn") is None
+
+
+def test_a_file_that_was_edited_is_read_again(file: str) -> None:
+    assert first_line(file, ATTN, "[0]", {NORM1}, "attn") == 5
+    Path(file).write_text(SOURCE.replace(" * (1 + scale) + shift", ""))
+    assert first_line(file, ATTN, "[0]", {NORM1}, "attn") == NORM1
