@@ -171,7 +171,7 @@ def _returned(function: _Function, leaf: str) -> list[ast.expr]:
 
 def _tree(file: str) -> ast.Module | None:
     try:
-        return _parsed(Path(file).read_text())
+        return _parsed(Path(file).read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
         return None
 
