@@ -55,19 +55,20 @@ class SideStatistics:
         self.flat += int(one_colour.sum())
         self.clipped += float(((flat <= _CLIPPED_LEVELS) | (flat >= 255 - _CLIPPED_LEVELS)).float().mean(1).sum())
         self.black += int((highest <= _BLACK_LEVEL).sum())
-        green = rows[..., 1].float()
+        colours = rows.float()
+        green = colours[..., 1]
         left, right = green[:, :, :-1].flatten(1), green[:, :, 1:].flatten(1)
         left, right = left - left.mean(1, keepdim=True), right - right.mean(1, keepdim=True)
         spread = left.square().mean(1).sqrt() * right.square().mean(1).sqrt()
         correlation = (left * right).mean(1) / spread.clamp_min(1e-12)
         self.noisy += int(((correlation.abs() < _NOISE_CORRELATION) & (spread.sqrt() > _NOISE_SPREAD)).sum())
         if self._first is None:
-            self._first = green[0].clone()
-        self.changed += int(((green - self._first).abs().mean((1, 2)) > _STATIC_CHANGE).sum())
-        before = green[:1] if self._last is None else self._last[None]
-        steps = (green - torch.cat([before, green[:-1]])).abs().mean((1, 2))
+            self._first = colours[0].clone()
+        self.changed += int((_moved(colours - self._first) > _STATIC_CHANGE).sum())
+        before = colours[:1] if self._last is None else self._last[None]
+        steps = _moved(colours - torch.cat([before, colours[:-1]]))
         self.repeated += int((steps[0 if self._last is not None else 1 :] < _REPEATED_CHANGE).sum())
-        self._last = green[-1].clone()
+        self._last = colours[-1].clone()
         if self.frames < _MOST_THUMBNAILS:
             small = F.adaptive_avg_pool2d(green[:, None], _THUMBNAIL).flatten(1)
             self.thumbnails.append(small.cpu())
@@ -103,6 +104,11 @@ class SideStatistics:
             message = f"{share:.0f} % of all values are at 0 or 255: the range before encoding is wrong."
             found.append(("clipped", message))
         return found
+
+
+def _moved(change: torch.Tensor) -> torch.Tensor:
+    """Mean change of each frame, in the channel that changes most; ``[frames, rows, columns, 3]``."""
+    return change.abs().mean((1, 2)).amax(1)
 
 
 def time_shift(reference: SideStatistics, candidate: SideStatistics) -> str | None:

@@ -35,3 +35,12 @@ def test_frames_of_one_colour_and_noise_are_told_apart_and_the_first_is_named() 
     found = dict(statistics.flaws())
     assert set(found) == {"constant-frames", "noise-frames"}
     assert "the first is frame 7" in found["constant-frames"]
+
+
+def test_a_picture_that_moves_in_one_channel_alone_moves() -> None:
+    for channel in range(3):
+        frames = moving_frames(12, 96, 128)
+        frames[..., [other for other in range(3) if other != channel]] = frames[:1, ..., :1]
+        statistics = SideStatistics()
+        statistics.add(torch.from_numpy(frames))
+        assert statistics.kinds() == statistics.flaws() == []
