@@ -199,16 +199,24 @@ class _Finder:
         if "::" in name:
             owner = name.partition("::")[0]
             point: tuple[str, Where] = (owner, "outputs")
-            occurrence = self.occurrence_of(call, owner)
+            target = self.next_forced(index) or (owner, self.occurrence_of(call, owner), "outputs")
         else:
-            point, occurrence = (name, "inputs"), call.occurrence
+            point, target = (name, "inputs"), (name, call.occurrence, "inputs")
         if culprit.kind == "glue":
             self.spoilt.add(call.parent)  # its own code goes on with the wrong tensor
         points = [point]
         # What is handed to one call may be used further on (a residual): the caller's output is mended with it.
         if culprit.kind != "weights" and (around := self.forced_around(culprit.module)) and around != name:
             points.append((around, "outputs"))
-        return Fault(culprit, error, points, (point[0], occurrence, point[1]))
+        return Fault(culprit, error, points, target)
+
+    def next_forced(self, index: int) -> tuple[str, int, Where] | None:
+        """What the next call beside a function's is handed, if that call is forced: behind it the error is gone."""
+        calls = self.comparison.port.calls
+        for later in self.comparison.port.children(calls[index].parent):
+            if later > index and calls[later].module in self.forced:
+                return calls[later].module, calls[later].occurrence, "inputs"
+        return None
 
     def forced_around(self, module: str) -> str:
         """The innermost module that contains a module, or is it, and has a counterpart; ``""`` for none."""
