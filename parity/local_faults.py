@@ -38,10 +38,10 @@ class Fault:
     receiver: int | None = None
 
     @property
-    def key(self) -> tuple[str, str, str, int]:
+    def key(self) -> tuple[str, str, str, int, int]:
         """What two calls of the same code have in common: block numbers are folded."""
         culprit = self.culprit
-        return fold(culprit.module), culprit.kind, culprit.file, culprit.line
+        return fold(culprit.module), culprit.kind, culprit.file, culprit.line, culprit.end_line
 
 
 def fold(module: str) -> str:
@@ -61,7 +61,7 @@ def local_faults(
         skip: ``(module, where)`` that were looked past (`Excuse`).
     """
     finder = _Finder(comparison, links, forced)
-    found: dict[tuple[str, str, str, int], Fault] = {}
+    found: dict[tuple[str, str, str, int, int], Fault] = {}
     for fault in finder.faults():
         if any((module, where) in skip for module, where in fault.points):
             continue

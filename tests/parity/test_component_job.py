@@ -149,7 +149,7 @@ def test_a_planted_mistake_is_red_at_its_place(name: str, tmp_path: Path) -> Non
     assert (culprit["kind"], culprit["module"]) == (fault.kind, fault.module), result.explain()
     if fault.line:
         assert Path(culprit["file"]).resolve() == result.port_file.resolve()
-        assert culprit["line"] <= result.line(fault.line) <= culprit["end_line"] <= culprit["line"] + 6, culprit
+        assert culprit["line"] <= result.line(fault.line) <= culprit["end_line"] <= culprit["line"] + 12, culprit
     if fault.code:
         assert fault.code in result.codes, result.explain()
 
