@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .boundaries import Boundary, Comparison
-from .passing import NEAR
+from .passing import MASKED, NEAR
 from .proof import Proof
 from .sketch import Fingerprint, same_values_in_any_order, sketch_distance
 from .trace import Call, ModuleInfo, Trace
@@ -275,8 +275,7 @@ class Blame:
 
     def misplaced(self, call: Call) -> list[int] | None:
         """Inputs that differ from the counterpart's in their places; none when the two do not take the same tensors."""
-        pair = self.comparison.pairs.get(call.module)
-        other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
+        other = self.comparison.counterpart(call)
         if other is None:
             return None
         if self.comparison.rearranged(call, other):
@@ -287,7 +286,7 @@ class Blame:
         mine = self._floats(self.comparison.port, call)
         theirs = self._floats(self.comparison.reference, other)
         if not mine or len(mine) != len(theirs):
-            return self._misplaced_by_name(call, other) if pair is not None and pair.how == "weights" else None
+            return self._misplaced_by_name(call, other) if self.comparison.pairs[call.module].how == "weights" else None
         found = []
         for a, b in zip(mine, theirs, strict=True):
             wrong = self._is_another(a, b)
@@ -409,7 +408,7 @@ class Blame:
     @staticmethod
     def _is_mask(tensor: Fingerprint) -> bool:
         """Additive masks hold minus infinity on one side and the lowest number on the other."""
-        return bool(tensor.non_finite) or tensor.moments[2] < -1e4
+        return bool(tensor.non_finite) or tensor.moments[2] < MASKED
 
     def unexplained_outputs(self, call: Call) -> list[int]:
         return self._unexplained([tensor for _, tensor in call.outputs])

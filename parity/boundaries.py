@@ -208,8 +208,7 @@ class Comparison:
         theirs = self.reference_calls[boundary.official, mine.occurrence]
         own = {index for _, index in mine.outputs}
         for call in self.port.calls:
-            pair = self.pairs.get(call.module)
-            other = self.reference_calls.get((pair.official, call.occurrence)) if pair else None
+            other = self.counterpart(call)
             if other is None:
                 continue
             for (_, a), (_, b) in zip(call.inputs, other.inputs, strict=False):
@@ -235,6 +234,11 @@ class Comparison:
         """Whether two tensors of the reference are one; a cast or a view in between makes another of it."""
         first, second = self.reference.tensors[a], self.reference.tensors[b]
         return a == b or (first.elements == second.elements > 1 and sketch_distance(first, second) == 0)
+
+    def counterpart(self, call: Call) -> Call | None:
+        """The official call that a port's call stands for, in the reference; none if it has no such call."""
+        pair = self.pairs.get(call.module)
+        return self.reference_calls.get((pair.official, call.occurrence)) if pair else None
 
     def _is_container(self, boundary: Boundary) -> bool:
         return any("::" not in self.port.calls[child].module for child in self.port.children(boundary.index))
@@ -276,8 +280,7 @@ class Comparison:
         return len(mine) > len(theirs) > 0 and _returned(self.port, mine) == _returned(self.reference, theirs)
 
     def _boundary(self, index: int, call: Call) -> Boundary | None:
-        pair = self.pairs.get(call.module)
-        other = self.reference_calls.get((pair.official, call.occurrence)) if pair else None
+        pair, other = self.pairs.get(call.module), self.counterpart(call)
         if pair is None or other is None:
             return None
         if self.rearranged(call, other):

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
 
+from .python_source import parsed
+
 _SHOWN = 90
 """Characters of code in the words of a change, if a smaller part of the statement says it too."""
 _ROUNDINGS = ("round", "rint", "floor", "ceil", "trunc")
@@ -113,7 +115,7 @@ def code_changes(functions: Mapping[FunctionType, set[int]]) -> Iterator[CodeCha
 
 def _tree(function: FunctionType) -> ast.Module | None:
     try:
-        return ast.parse(Path(function.__code__.co_filename).read_text(encoding="utf-8"))
+        return parsed(Path(function.__code__.co_filename).read_text(encoding="utf-8"))
     except (OSError, SyntaxError, UnicodeDecodeError):
         return None
 

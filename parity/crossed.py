@@ -41,8 +41,7 @@ class CrossedWeights:
 
     def behind(self, call: Call, wrong: list[int]) -> Culprit | None:
         """The module whose weights were crossed, if that explains the wrong inputs of ``call``; else none."""
-        pair = self.comparison.pairs.get(call.module)
-        other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
+        pair, other = self.comparison.pairs.get(call.module), self.comparison.counterpart(call)
         if pair is None or other is None:
             return None
         for place, tensor in enumerate(index for _, index in call.inputs):

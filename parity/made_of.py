@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeGuard
 
+from .python_source import parsed
+
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _NESTED = (ast.If, ast.For, ast.While, ast.With, ast.Try)
 
@@ -176,9 +178,7 @@ def _tree(file: str) -> ast.Module | None:
         return None
 
 
-@lru_cache(maxsize=16)
-def _parsed(text: str) -> ast.Module:
-    return ast.parse(text)
+_parsed = lru_cache(maxsize=16)(parsed)
 
 
 def _function_at(file: str, line: int) -> _Function | None:

@@ -58,8 +58,7 @@ class Places:
         parent = self.calls[index].parent
         while parent >= 0 and wrong:
             call = self.calls[parent]
-            pair = self.comparison.pairs.get(call.module)
-            other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
+            other = self.comparison.counterpart(call)
             given = [tensor for _, tensor in call.inputs]
             theirs = [tensor for _, tensor in other.inputs] if other else []
             if not all(self.passes_on(tensor, given, theirs) for tensor in wrong):
@@ -136,8 +135,7 @@ class Places:
 
     def wrong_outputs(self, call: Call) -> list[int]:
         """Which of the tensors that a compared call returned differ from the official ones in their places."""
-        pair = self.comparison.pairs.get(call.module)
-        other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
+        other = self.comparison.counterpart(call)
         if other is None or len(other.outputs) != len(call.outputs):
             return []
         found = []
@@ -152,8 +150,7 @@ class Places:
 
         A convolution without its cache, or with a shorter one, computes what it should of what it was given.
         """
-        pair = self.comparison.pairs.get(call.module)
-        other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
+        pair, other = self.comparison.pairs.get(call.module), self.comparison.counterpart(call)
         if pair is None or other is None or pair.how != "weights":
             return ""
         mine, theirs = (
@@ -177,8 +174,7 @@ class Places:
 
         What a module makes of another number cannot be compared: whoever handed it over is to blame.
         """
-        pair = self.comparison.pairs.get(call.module)
-        other = self.comparison.reference_calls.get((pair.official, call.occurrence)) if pair else None
+        other = self.comparison.counterpart(call)
         if other is None or len(call.inputs) != len(other.inputs):
             return []
         found = []

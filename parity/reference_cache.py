@@ -13,24 +13,20 @@ import hashlib
 import json
 import os
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
 from .facts import gpu_facts, sha256
+from .python_source import parsed
 
 _PORT_HALF = ("load_port", "call_port", "param_mapping", "MODULE_MAP", "UNUSED", "unused")
 _KEPT = 16
-_ONE = threading.Lock()
-"""CPython 3.11 raises SystemError where two threads make trees (python/cpython issue 106905)."""
 
 
 def official_half(adapter: Path) -> str:
     """The adapter without what concerns only the port; comments and layout do not count."""
     try:
-        text = adapter.read_text(encoding="utf-8")
-        with _ONE:
-            tree = ast.parse(text)
+        tree = parsed(adapter.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError, OSError):
         return ""
     tree.body = [node for node in tree.body if not set(_names(node)) & set(_PORT_HALF)]
